@@ -1,0 +1,5 @@
+"""`python -m onnxlr`."""
+
+from onnxlr.cli import cli
+
+cli(prog_name="onnxlr")

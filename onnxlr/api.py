@@ -1,0 +1,205 @@
+"""What users call: each function runs its stages in order, once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from onnx import ModelProto
+
+from onnxlr.checking import CheckResult, Checks, run_checks
+from onnxlr.errors import UsageError
+from onnxlr.inspection import Inspection
+from onnxlr.job import Job, Selection, find_schemes
+from onnxlr.model_file import Model, load, save
+from onnxlr.parallel import Progress, available_cores, no_progress
+from onnxlr.plan import Plan
+from onnxlr.report import Report, installed_versions
+from onnxlr.runtime import ort_version
+from onnxlr.selectors import RankSelector, all_selectors
+
+__all__ = ["Result", "Source", "apply", "inspect", "optimize", "plan", "validate"]
+
+Source = str | os.PathLike[str] | ModelProto | Model
+"""A path, or a model in memory."""
+
+InputShapes = Mapping[str, Sequence[int]]
+
+_DEFAULT_ENERGY = 0.95
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """An optimized model.
+
+    Attributes:
+        model: the new ModelProto. Where the original has external data, what was not touched still refers to
+            them; `save` brings them along.
+        plan: what was factorized how.
+        report: what was done and measured.
+    """
+
+    model: ModelProto
+    plan: Plan
+    report: Report
+    _loaded: Model = field(repr=False)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model; it appears whole or not at all.
+
+        Raises:
+            UsageError: the folder does not exist or cannot be written to.
+        """
+        save(self._loaded, path)
+
+
+def inspect(
+    source: Source,
+    *,
+    energies: Sequence[float] = (0.8, 0.9, 0.95, 0.99),
+    schemes: Sequence[str] = (),
+    align: int = 8,
+    input_shapes: InputShapes | None = None,
+    workers: int | None = None,
+    progress: Progress = no_progress,
+) -> Inspection:
+    """Tell of every linear layer what it costs and what rank each energy needs, or why it is left alone.
+
+    Arguments and errors as in `plan`.
+    """
+    job = _start(source, input_shapes, workers, progress)
+    return job.inspect(find_schemes(schemes), energies, align)
+
+
+def plan(
+    source: Source,
+    *,
+    energy: float | None = None,
+    selector: RankSelector | None = None,
+    schemes: Sequence[str] = (),
+    include: str | None = None,
+    exclude: str | None = None,
+    align: int = 8,
+    gate: str = "macs",
+    input_shapes: InputShapes | None = None,
+    workers: int | None = None,
+    progress: Progress = no_progress,
+) -> Plan:
+    """Choose scheme and rank of every layer; nothing is changed.
+
+    Args:
+        source: a path, or a model in memory.
+        energy: fraction of every weight's ‖W‖² to keep, 0 < energy ≤ 1; 0.95 unless `selector` is given.
+        selector: another rule to choose ranks by.
+        schemes: names of the schemes that compete; all of them by default.
+        include: regular expression; only layers whose name it finds (`re.search`) are considered.
+        exclude: regular expression; layers whose name it finds are left alone.
+        align: ranks are multiples of it, or full. ONNX Runtime computes Convs in blocks of 8 channels (16
+            with AVX-512); at other ranks it converts layouts between the Convs of a chain.
+        gate: `macs` leaves a layer alone whose chain is not predicted to be cheaper, `none` replaces
+            whatever a scheme accepts.
+        input_shapes: shapes by input name, for symbolic dimensions.
+        workers: number of cores to use; all that the process may use by default.
+        progress: called with a stage, the steps done and all steps.
+
+    Raises:
+        ModelError: the model cannot be read.
+        UsageError: an option is out of range or contradicts another.
+    """
+    rule = _find_selector(energy, selector)
+    selection = Selection(rule, find_schemes(schemes), include, exclude, align, gate)
+    return _start(source, input_shapes, workers, progress).plan(selection)
+
+
+def apply(
+    source: Source, plan: Plan, *, workers: int | None = None, progress: Progress = no_progress
+) -> Result:
+    """Rewrite a model as a plan says; nothing is run.
+
+    Raises:
+        ModelError: the model cannot be read.
+        PlanError: the plan is for another model, or asks for what cannot be done.
+    """
+    job = _start(source, plan.settings.get("input_shapes"), workers, progress)
+    return _result(job, plan, None, progress)
+
+
+def optimize(
+    source: Source,
+    *,
+    energy: float | None = None,
+    selector: RankSelector | None = None,
+    schemes: Sequence[str] = (),
+    include: str | None = None,
+    exclude: str | None = None,
+    align: int = 8,
+    gate: str = "macs",
+    input_shapes: InputShapes | None = None,
+    checks: Checks | None = Checks(),
+    workers: int | None = None,
+    progress: Progress = no_progress,
+) -> Result:
+    """Plan, rewrite, and hold the result against the original.
+
+    Args:
+        checks: data, limits and device; None to run neither model. Whether the limits held is in
+            `result.report.validation.passed`. Other arguments and errors as in `plan`.
+
+    Raises:
+        DataError: data do not fit the model.
+        ProviderError: the device is not there.
+        OnnxlrError: what `plan` raises.
+
+    >>> result = optimize("model.onnx", energy=0.9)  # doctest: +SKIP
+    >>> result.save("smaller.onnx")  # doctest: +SKIP
+    """
+    rule = _find_selector(energy, selector)
+    selection = Selection(rule, find_schemes(schemes), include, exclude, align, gate)
+    job = _start(source, input_shapes, workers, progress)
+    return _result(job, job.plan(selection), checks, progress)
+
+
+def validate(
+    reference: Source, candidate: Source, checks: Checks = Checks(), *, progress: Progress = no_progress
+) -> CheckResult:
+    """Compare outputs and latency of two models.
+
+    Raises:
+        ModelError: a model cannot be read or run, or their outputs differ in number or shape.
+        DataError: data do not fit the models.
+        ProviderError: the device is not there.
+    """
+    return run_checks(load(reference), load(candidate), checks, progress)
+
+
+def _start(source: Source, input_shapes: InputShapes | None, workers: int | None, progress: Progress) -> Job:
+    return Job(load(source), input_shapes or {}, workers or available_cores(), progress)
+
+
+def _find_selector(energy: float | None, selector: RankSelector | None) -> RankSelector:
+    if selector is not None and energy is not None:
+        raise UsageError("give energy or selector, not both")
+    if selector is not None:
+        return selector
+    try:
+        return all_selectors()["energy"](_DEFAULT_ENERGY if energy is None else energy)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _result(job: Job, plan: Plan, checks: Checks | None, progress: Progress) -> Result:
+    model = job.apply(plan)
+    checked = None if checks is None else run_checks(job.original, model, checks, progress)
+    report = Report(
+        model=plan.model,
+        settings={**plan.settings, **({} if checks is None else {"checks": checks.to_dict()})},
+        layers=plan.layers,
+        skipped=plan.skipped,
+        totals=job.totals(model),
+        validation=checked.validation if checked else None,
+        latency=checked.latency if checked else None,
+        notes=checked.notes if checked else (),
+        versions=installed_versions() | {"onnxruntime": ort_version()},
+    )
+    return Result(model.proto, plan, report, model)

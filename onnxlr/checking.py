@@ -1,0 +1,130 @@
+"""Original + result -> proof: the checker's verdict, output differences, paired latency."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxlr.errors import DataError, ModelError
+from onnxlr.feeds import Feed, Feeds, load_feeds, load_labels, random_feeds
+from onnxlr.latency import Latency, measure_latency
+from onnxlr.model_file import Model, check
+from onnxlr.parallel import Progress
+from onnxlr.runtime import Device, Session, find_device
+from onnxlr.validation import Limits, Validation, compare_outputs
+
+__all__ = ["CheckResult", "Checks", "run_checks"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """How a result is held against its original.
+
+    Attributes:
+        inputs: data in one of the formats of `onnxlr.feeds`; None: seeded random numbers.
+        labels: .npy file with the class of every sample; None: accuracy is not measured.
+        input_shapes: for symbolic dimensions of random inputs.
+        limits: past them the result fails.
+        device: auto, cpu or cuda.
+        threads: intra-op threads of ONNX Runtime, 0 for its default.
+        latency_seconds: time to spend on paired timing, 0 for none.
+        seed: of random inputs and of the order in timing.
+    """
+
+    inputs: str | None = None
+    labels: str | None = None
+    input_shapes: Mapping[str, Sequence[int]] | None = None
+    limits: Limits = Limits()
+    device: str = "auto"
+    threads: int = 0
+    latency_seconds: float = 5.0
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for reports."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What was measured.
+
+    Attributes:
+        validation: differences of the outputs, and the limits they broke.
+        latency: None if no time was given for it.
+        notes: what the user should know, one line each.
+    """
+
+    validation: Validation
+    latency: Latency | None
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        data = asdict(self)
+        data["validation"]["passed"] = self.validation.passed
+        return data
+
+
+def run_checks(reference: Model, candidate: Model, checks: Checks, progress: Progress) -> CheckResult:
+    """Check `candidate` against `reference`.
+
+    Raises:
+        ModelError: onnx.checker or ONNX Runtime rejects a model.
+        DataError: data do not fit the models.
+        ProviderError: the device is not there.
+    """
+    device = find_device(checks.device)
+    notes = _check_graph(reference, candidate)
+    original = Session(reference, device, checks.threads)
+    result = Session(candidate, device, checks.threads)
+    feeds = _find_feeds(original, checks)
+    if checks.labels is not None and checks.inputs is None:
+        raise DataError("labels were given without inputs; give both")
+    labels = None if checks.labels is None else load_labels(checks.labels)
+    progress("Comparing outputs", 0, 1)
+    validation = compare_outputs(original, result, feeds, checks.limits, labels)
+    progress("Comparing outputs", 1, 1)
+    if checks.inputs is None:
+        notes.append("outputs were compared on random numbers; give real data with --inputs")
+    if checks.latency_seconds <= 0:
+        return CheckResult(validation, None, tuple(notes))
+    latency = _time(reference, device, (original, result), feeds.batches[0], checks, progress)
+    return CheckResult(validation, latency, tuple(notes))
+
+
+def _check_graph(reference: Model, candidate: Model) -> list[str]:
+    """Run onnx.checker; what it also finds in the reference is not the candidate's fault."""
+    try:
+        check(candidate)
+    except ModelError as error:
+        try:
+            check(reference)
+        except ModelError:
+            return [f"the original does not pass either: {error}"]
+        raise
+    return []
+
+
+def _find_feeds(session: Session, checks: Checks) -> Feeds:
+    if checks.inputs is not None:
+        return load_feeds(checks.inputs, session.inputs)
+    return random_feeds(session.inputs, checks.input_shapes, seed=checks.seed)
+
+
+def _time(
+    reference: Model,
+    device: Device,
+    sessions: tuple[Session, Session],
+    batch: Feed,
+    checks: Checks,
+    progress: Progress,
+) -> Latency:
+    original, result = sessions
+    control = Session(reference, device, checks.threads)
+    fixed = any(value.shape and isinstance(value.shape[0], int) for value in original.inputs)
+    one = batch if fixed else {name: np.ascontiguousarray(array[:1]) for name, array in batch.items()}
+    return measure_latency(original, control, result, one, checks.latency_seconds, progress, checks.seed)

@@ -1,0 +1,186 @@
+"""One model on its way through the stages: prepared once, weights and decompositions shared by the stages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from typing import Any
+
+from onnxlr.analysis import Layer, analyse
+from onnxlr.errors import PlanError, UsageError
+from onnxlr.factorization import LayerWeights
+from onnxlr.inspection import Inspection, inspect_layers
+from onnxlr.model_file import Model, model_hash
+from onnxlr.parallel import Progress
+from onnxlr.plan import BeforeAfter, Plan, PlannedLayer
+from onnxlr.planning import GATES, filter_layers, plan_layers
+from onnxlr.report import Totals
+from onnxlr.rewriting import Replacement, rewrite
+from onnxlr.schemes import Scheme, all_schemes
+from onnxlr.selectors import RankSelector
+from passes import fold_batchnorm, remove_unused
+from passes.graph import all_tensors
+
+__all__ = ["Job", "Selection", "find_schemes"]
+
+_FLOAT_TYPES = {1, 10, 11, 16}  # FLOAT, FLOAT16, DOUBLE, BFLOAT16 of TensorProto.DataType
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """How schemes and ranks are chosen; see `onnxlr.plan` for the fields.
+
+    Raises:
+        UsageError: an option is out of range.
+    """
+
+    selector: RankSelector
+    schemes: Mapping[str, Scheme] = field(default_factory=all_schemes)
+    include: str | None = None
+    exclude: str | None = None
+    align: int = 8
+    gate: str = "macs"
+
+    def __post_init__(self) -> None:
+        if self.gate not in GATES:
+            raise UsageError(f"gate must be one of {', '.join(GATES)}; got '{self.gate}'")
+        if self.align < 1:
+            raise UsageError(f"align must be at least 1, got {self.align}")
+        for name, pattern in (("include", self.include), ("exclude", self.exclude)):
+            try:
+                re.compile(pattern or "")
+            except re.error as error:
+                raise UsageError(f"{name}: '{pattern}' is no regular expression ({error})") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for plans and reports."""
+        return {
+            self.selector.name: self.selector.value,
+            "schemes": list(self.schemes),
+            "include": self.include,
+            "exclude": self.exclude,
+            "align": self.align,
+            "gate": self.gate,
+        }
+
+
+class Job:
+    """A model, prepared and analysed.
+
+    Args:
+        model: the original; left alone.
+        input_shapes: for symbolic dimensions.
+        workers: number of cores to use.
+        progress: told about the steps of long work.
+
+    Raises:
+        UsageError: `input_shapes` does not fit the model.
+    """
+
+    def __init__(
+        self, model: Model, input_shapes: Mapping[str, Sequence[int]], workers: int, progress: Progress
+    ) -> None:
+        self.original = model
+        self._input_shapes = input_shapes
+        self._workers = workers
+        self._progress = progress
+        folded = fold_batchnorm(model.proto, str(model.folder))
+        self._prepared = model.with_proto(remove_unused(model.proto, folded.model))
+        self._weights = LayerWeights(self._prepared, folded.scales)
+        self._found = analyse(self._prepared.proto, input_shapes)
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Name and hash of the original."""
+        return {"name": self.original.name, "hash": model_hash(self.original)}
+
+    def inspect(self, schemes: Mapping[str, Scheme], energies: Sequence[float], align: int) -> Inspection:
+        """See `onnxlr.inspect`."""
+        return inspect_layers(
+            self.original.name,
+            self._found,
+            self._weights,
+            schemes,
+            energies,
+            align,
+            self._workers,
+            self._progress,
+        )
+
+    def plan(self, selection: Selection) -> Plan:
+        """See `onnxlr.plan`."""
+        layers, skipped = plan_layers(
+            filter_layers(self._found, selection.include, selection.exclude),
+            self._weights,
+            selection.schemes,
+            selection.selector,
+            selection.align,
+            selection.gate,
+            self._workers,
+            self._progress,
+        )
+        shapes = {name: list(shape) for name, shape in self._input_shapes.items()}
+        settings = {**selection.to_dict(), "input_shapes": shapes}
+        return Plan(self.identity, settings, tuple(layers), tuple(skipped))
+
+    def apply(self, plan: Plan) -> Model:
+        """See `onnxlr.apply`.
+
+        Raises:
+            PlanError: the plan is for another model, or names layers, schemes or ranks that do not exist.
+        """
+        if plan.model.get("hash") != self.identity["hash"]:
+            raise PlanError(
+                f"the plan was made for '{plan.model.get('name')}' ({plan.model.get('hash')}), "
+                f"not for '{self.original.name}' ({self.identity['hash']}); make a new plan"
+            )
+        layers = {item.name: item for item in self._found if isinstance(item, Layer)}
+        replacements = [_replacement(planned, layers) for planned in plan.layers]
+        if len({item.layer.name for item in replacements}) < len(replacements):
+            raise PlanError("the plan names a layer twice")
+        return rewrite(self._prepared, replacements, self._weights, self._workers, self._progress)
+
+    def totals(self, result: Model) -> Totals:
+        """Count params, MACs and bytes of the original and of `result`, from their graphs."""
+        pairs = zip(self._count(self.original), self._count(result), strict=True)
+        return Totals(*(BeforeAfter(before, after) for before, after in pairs))
+
+    def _count(self, model: Model) -> tuple[int | None, int | None, int | None]:
+        tensors = all_tensors(model.proto)
+        params = sum(prod(tensor.dims) for tensor in tensors if tensor.data_type in _FLOAT_TYPES)
+        macs = [item.macs for item in analyse(model.proto, self._input_shapes) if isinstance(item, Layer)]
+        known = [count for count in macs if count is not None]
+        return params, sum(known) if len(known) == len(macs) else None, model.nbytes
+
+
+def find_schemes(names: Sequence[str]) -> Mapping[str, Scheme]:
+    """Schemes by name, all of them for no names.
+
+    Raises:
+        UsageError: there is no such scheme.
+    """
+    known = all_schemes()
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(f"no scheme named {', '.join(unknown)}; there are: {', '.join(known)}")
+    return {name: known[name] for name in names} or known
+
+
+def _replacement(planned: PlannedLayer, layers: Mapping[str, Layer]) -> Replacement:
+    layer, scheme = layers.get(planned.name), all_schemes().get(planned.scheme)
+    if layer is None:
+        raise PlanError(f"the plan names '{planned.name}', which is no layer that can be factorized")
+    if scheme is None:
+        raise PlanError(f"layer '{planned.name}': no scheme named '{planned.scheme}'")
+    reason = scheme.refuses(layer.conv)
+    if reason is not None:
+        raise PlanError(f"layer '{planned.name}': {planned.scheme} cannot factorize it: {reason}")
+    full = scheme.max_rank(layer.conv)
+    if len(planned.rank) != len(full) or not all(
+        1 <= r <= f for r, f in zip(planned.rank, full, strict=True)
+    ):
+        raise PlanError(f"layer '{planned.name}': rank {list(planned.rank)} is not within 1 to {list(full)}")
+    return Replacement(layer, scheme, planned.rank)

@@ -1,0 +1,124 @@
+"""`Plan`: which layer is factorized how, as data that a person can read, edit, and diff. No arrays."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxlr.analysis import Skipped
+from onnxlr.errors import PlanError
+from onnxlr.model_file import staged_file
+from onnxlr.schemes import Rank
+
+__all__ = ["BeforeAfter", "Plan", "PlannedLayer", "read_plan", "write_plan"]
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BeforeAfter:
+    """A quantity of the original and of the result; None where it is not known."""
+
+    before: int | None
+    after: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedLayer:
+    """A layer to factorize. Only `name`, `scheme` and `rank` are instructions, the rest informs.
+
+    Attributes:
+        name: the node's name, or its output's where that is empty or not unique.
+        op_type: Conv, Gemm or MatMul.
+        weight_shape: `(M, C / group, *kernel_shape)`.
+        scheme: name of the scheme.
+        rank: one entry a rank of the scheme.
+        params: weights of the layer and of the chain, without the bias.
+        macs: multiply-accumulates in one run of the model (a symbolic batch counts as 1).
+        energy: kept fraction of ‖W‖², 0 to 1.
+        error: ‖W − Ŵ‖ / ‖W‖, in the scale from before a BatchNormalization was folded.
+    """
+
+    name: str
+    op_type: str
+    weight_shape: tuple[int, ...]
+    scheme: str
+    rank: Rank
+    params: BeforeAfter
+    macs: BeforeAfter
+    energy: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """See the module.
+
+    Attributes:
+        model: `name` and `hash` of the model it was made for.
+        settings: the options it was made with.
+        layers: what to factorize, in graph order.
+        skipped: what is left alone, and why.
+    """
+
+    model: Mapping[str, str]
+    settings: Mapping[str, Any]
+    layers: tuple[PlannedLayer, ...]
+    skipped: tuple[Skipped, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain data, for JSON."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """The inverse of `to_dict`; unknown fields are an error, so that a typing mistake is not ignored.
+
+        Raises:
+            PlanError: something is missing, unknown, or of the wrong type.
+        """
+        fields = dict(data)
+        version = fields.pop("schema_version", None)
+        if version != SCHEMA_VERSION:
+            raise PlanError(f"plan of schema version {version!r}; this onnxlr reads version {SCHEMA_VERSION}")
+        try:
+            layers = tuple(_layer(dict(entry)) for entry in fields.pop("layers"))
+            skipped = tuple(Skipped(**entry) for entry in fields.pop("skipped"))
+            return cls(layers=layers, skipped=skipped, **fields)
+        except (TypeError, ValueError, KeyError) as error:
+            raise PlanError(f"not a valid plan: {error}") from error
+
+
+def _layer(entry: dict[str, Any]) -> PlannedLayer:
+    for key in ("params", "macs"):
+        entry[key] = BeforeAfter(**entry[key])
+    for key in ("rank", "weight_shape"):
+        if not all(isinstance(size, int) for size in entry[key]):
+            raise ValueError(f"{key} of layer '{entry['name']}' must be whole numbers, got {entry[key]}")
+        entry[key] = tuple(entry[key])
+    return PlannedLayer(**entry)
+
+
+def read_plan(path: str | os.PathLike[str]) -> Plan:
+    """Read a plan file.
+
+    Raises:
+        PlanError: there is no such file, or it is not a plan.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PlanError(f"{path}: cannot be read as a plan ({error})") from error
+    if not isinstance(data, dict):
+        raise PlanError(f"{path}: not a plan, but a JSON {type(data).__name__}")
+    return Plan.from_dict(data)
+
+
+def write_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
+    """Write a plan file, whole or not at all."""
+    with staged_file(path) as file:
+        file.write(json.dumps(plan.to_dict(), indent=2).encode() + b"\n")

@@ -1,0 +1,165 @@
+"""Layers + selector -> Plan."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+
+import numpy as np
+
+from onnxlr.analysis import Layer, Skipped
+from onnxlr.conv import ConvSpec, chain_params
+from onnxlr.factorization import LayerWeights
+from onnxlr.parallel import Progress, map_layers
+from onnxlr.plan import BeforeAfter, PlannedLayer
+from onnxlr.schemes import Decomposition, Rank, Scheme
+from onnxlr.selectors import Candidate, Choice, RankSelector
+
+__all__ = ["GATES", "LARGE_WORK", "aligned_ranks", "candidates", "filter_layers", "gram_work", "plan_layers"]
+
+GATES: Mapping[str, float] = {"macs": 1.0, "none": np.inf}
+"""Cost below which a chain may replace its layer, by the name of the gate."""
+
+LARGE_WORK = 1e10
+"""Multiply-accumulates of a Gram matrix from which a layer gets all cores for itself."""
+
+
+def filter_layers(
+    found: Iterable[Layer | Skipped], include: str | None, exclude: str | None
+) -> list[Layer | Skipped]:
+    """Skip layers whose name does not match `include` or matches `exclude` (`re.search`)."""
+
+    def judge(item: Layer | Skipped) -> Layer | Skipped:
+        if isinstance(item, Layer) and include is not None and not re.search(include, item.name):
+            return Skipped(item.name, f"not matched by include '{include}'")
+        if isinstance(item, Layer) and exclude is not None and re.search(exclude, item.name):
+            return Skipped(item.name, f"matched by exclude '{exclude}'")
+        return item
+
+    return [judge(item) for item in found]
+
+
+def candidates(
+    layer: Layer, schemes: Iterable[Scheme], weights: LayerWeights, align: int, limit: float
+) -> list[Candidate] | Skipped:
+    """What each scheme offers for a layer, or why none of them does.
+
+    Of schemes whose chains have the same shapes only the first is tried: over one function class, closed-form
+    optima have the same error.
+    """
+    accepted: dict[tuple[ConvSpec, ...], Scheme] = {}
+    reasons: dict[str, str] = {}
+    for scheme in schemes:
+        reason = scheme.refuses(layer.conv)
+        if reason is not None:
+            reasons[scheme.name] = reason
+            continue
+        lowest = scheme.chain(layer.conv, (1,) * len(scheme.max_rank(layer.conv)))
+        accepted.setdefault(lowest, scheme)
+    if not accepted:
+        return Skipped(layer.name, _join(reasons))
+    return [
+        _candidate(layer, scheme, weights.decompose(layer, scheme), align, limit)
+        for scheme in accepted.values()
+    ]
+
+
+def plan_layers(
+    found: Sequence[Layer | Skipped],
+    weights: LayerWeights,
+    schemes: Mapping[str, Scheme],
+    selector: RankSelector,
+    align: int,
+    gate: str,
+    workers: int,
+    progress: Progress,
+) -> tuple[list[PlannedLayer], list[Skipped]]:
+    """Choose scheme and rank of every layer; the two lists account for everything that was found.
+
+    Args:
+        found: layers and what was skipped, in graph order.
+        weights: their weights.
+        schemes: by name, in order of preference between equals.
+        selector: chooses among the candidates.
+        align: ranks are multiples of it, or full.
+        gate: a name in `GATES`.
+        workers: number of cores to use.
+        progress: told the number of layers analysed.
+    """
+    layers = [item for item in found if isinstance(item, Layer)]
+    offers = map_layers(
+        lambda layer: candidates(layer, schemes.values(), weights, align, GATES[gate]),
+        layers,
+        gram_work,
+        LARGE_WORK,
+        workers,
+        lambda done: progress("Analysing weights", done, len(layers)),
+    )
+    refused = {offer.name: offer for offer in offers if isinstance(offer, Skipped)}
+    selected = selector([c for offer in offers if not isinstance(offer, Skipped) for c in offer])
+    planned, skipped = [], []
+    for item in found:
+        if isinstance(item, Skipped) or item.name in refused:
+            skipped.append(item if isinstance(item, Skipped) else refused[item.name])
+            continue
+        verdict = selected[item.name]
+        if isinstance(verdict, Choice):
+            planned.append(_planned(item, schemes[verdict.scheme], verdict.rank, weights))
+        else:
+            skipped.append(Skipped(item.name, verdict.reason))
+    return planned, skipped
+
+
+def gram_work(layer: Layer) -> float:
+    """Multiply-accumulates of the Gram matrix of the layer's channel-out unfolding: a measure of its cost."""
+    rows = layer.conv.out_channels
+    columns = layer.conv.params // rows
+    return float(rows * columns * min(rows, columns))
+
+
+def aligned_ranks(max_rank: Rank, align: int) -> list[Rank]:
+    """Every rank whose entries are multiples of `align` or full.
+
+    >>> aligned_ranks((27,), 8)
+    [(8,), (16,), (24,), (27,)]
+    """
+    axes = [[*range(align, full, align), full] for full in max_rank]
+    return list(product(*axes))
+
+
+def _candidate(
+    layer: Layer, scheme: Scheme, decomposition: Decomposition, align: int, limit: float
+) -> Candidate:
+    ranks = aligned_ranks(scheme.max_rank(layer.conv), align)
+    residuals = decomposition.residuals
+    total = residuals[(0,) * residuals.ndim]
+    error = residuals[tuple(np.array(ranks).T)] / (total if total > 0 else 1.0)
+    chains = (layer.relative_macs(scheme.chain(layer.conv, rank)) for rank in ranks)
+    cost = np.fromiter(chains, np.float64, len(ranks)) / scheme.efficiency(layer.conv)
+    return Candidate(layer.name, scheme.name, ranks, cost, error, limit)
+
+
+def _planned(layer: Layer, scheme: Scheme, rank: Rank, weights: LayerWeights) -> PlannedLayer:
+    chain = scheme.chain(layer.conv, rank)
+    residuals = weights.decompose(layer, scheme).residuals
+    total = residuals[(0,) * residuals.ndim]
+    error = float(residuals[rank] / total) if total > 0 else 0.0
+    return PlannedLayer(
+        layer.name,
+        layer.op_type,
+        layer.conv.weight_shape,
+        scheme.name,
+        rank,
+        BeforeAfter(layer.conv.params, chain_params(chain)),
+        BeforeAfter(layer.macs, layer.chain_macs(chain)),
+        energy=1 - error,
+        error=error**0.5,
+    )
+
+
+def _join(reasons: Mapping[str, str]) -> str:
+    """One reason if all schemes agree, else each with its scheme."""
+    if len(set(reasons.values())) == 1:
+        return next(iter(reasons.values()))
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "no scheme was given"

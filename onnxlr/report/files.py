@@ -1,0 +1,45 @@
+"""Report -> files. JSON so far; the kind follows from the file's name."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from onnxlr.errors import UsageError
+from onnxlr.model_file import staged_file
+from onnxlr.report.schema import Report
+
+__all__ = ["check_report_name", "to_json", "write_report"]
+
+
+def to_json(data: dict[str, Any]) -> str:
+    """Strict JSON: numbers that JSON does not have (NaN, infinities) become null."""
+    return json.dumps(_finite(data), indent=2, allow_nan=False)
+
+
+def check_report_name(path: str | os.PathLike[str]) -> None:
+    """Raise UsageError for a file whose kind is not known, before any work is done."""
+    if Path(path).suffix != ".json":
+        raise UsageError(f"{path}: reports are written as .json")
+
+
+def write_report(report: Report, path: str | os.PathLike[str]) -> None:
+    """Write a report, whole or not at all.
+
+    Raises:
+        UsageError: the kind is not known, or the folder cannot be written to.
+    """
+    check_report_name(path)
+    with staged_file(path) as file:
+        file.write(to_json(report.to_dict()).encode() + b"\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,84 @@
+"""`Report`: everything that was asked, done and measured, as data."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from onnxlr.analysis import Skipped
+from onnxlr.latency import Latency
+from onnxlr.plan import BeforeAfter, PlannedLayer
+from onnxlr.validation import Validation
+
+__all__ = ["Report", "Totals", "installed_versions", "machine"]
+
+SCHEMA_VERSION = 1
+"""Fields are only ever added within a version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counted from the two graphs, not predicted.
+
+    Attributes:
+        params: elements of all floating-point tensors.
+        macs: multiply-accumulates of all Convs, Gemms and MatMuls with a constant weight, for one run at the
+            model's batch size (symbolic: 1); None where sizes are unknown.
+        bytes: size of the model with its external data.
+    """
+
+    params: BeforeAfter
+    macs: BeforeAfter
+    bytes: BeforeAfter
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one optimization did.
+
+    Attributes:
+        model: `name` and `hash` of the original.
+        settings: the options it ran with.
+        layers: what was factorized, in graph order.
+        skipped: what was left alone, and why.
+        totals: see `Totals`.
+        validation: None if it was not asked for.
+        latency: None if it was not asked for.
+        notes: what the user should know, one line each.
+        versions: of onnxlr and what it stands on, and the machine.
+    """
+
+    model: Mapping[str, str]
+    settings: Mapping[str, Any]
+    layers: tuple[PlannedLayer, ...]
+    skipped: tuple[Skipped, ...]
+    totals: Totals
+    validation: Validation | None
+    latency: Latency | None
+    notes: tuple[str, ...]
+    versions: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data for JSON; see docs/report.md for the schema."""
+        data = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        if self.validation is not None:
+            data["validation"]["passed"] = self.validation.passed
+        return data
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of onnxlr and of the libraries that its results depend on, and the machine."""
+    names = ("onnxlr", "onnx", "onnx-graphsurgeon", "numpy", "scipy")
+    return {name: version(name) for name in names} | {"python": platform.python_version(), **machine()}
+
+
+def machine() -> dict[str, str]:
+    """Operating system and processor, as far as the system tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {"platform": platform.platform(), "processor": models[0] if models else platform.processor()}

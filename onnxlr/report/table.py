@@ -1,0 +1,156 @@
+"""Reports as rich tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from onnxlr.analysis import Skipped
+from onnxlr.inspection import Inspection
+from onnxlr.latency import Latency
+from onnxlr.plan import BeforeAfter, PlannedLayer
+from onnxlr.report.schema import Report, Totals
+from onnxlr.validation import Validation
+
+__all__ = ["render_checks", "render_inspection", "render_plan", "render_report"]
+
+
+def render_report(report: Report, width: int = 80) -> Iterator[RenderableType]:
+    """Everything about an optimization, part by part, for a terminal of `width` columns."""
+    yield from render_plan(report.layers, report.skipped, width)
+    yield _totals(report.totals)
+    yield from render_checks(report.validation, report.latency, report.notes)
+
+
+def render_plan(
+    layers: Sequence[PlannedLayer], skipped: Sequence[Skipped], width: int = 80
+) -> Iterator[RenderableType]:
+    """The factorized layers, and the others by reason."""
+    table = _table("layer", "weight", "scheme", ">rank", ">params", ">MACs", ">energy", ">error")
+    for layer in layers:
+        table.add_row(
+            _short(layer.name, width - 62),
+            _dims(layer.weight_shape),
+            layer.scheme,
+            _dims(layer.rank),
+            _ratio(layer.params),
+            _ratio(layer.macs),
+            f"{layer.energy:.3f}",
+            f"{layer.error:.3f}",
+        )
+    if layers:
+        yield table
+    yield Text(f"{len(layers)} layers factorized, {len(skipped)} left alone", style="bold")
+    yield from _reasons(skipped)
+
+
+def render_checks(
+    validation: Validation | None, latency: Latency | None, notes: Iterable[str]
+) -> Iterator[RenderableType]:
+    """Output differences, timing, and what the user should know."""
+    if validation is not None:
+        yield from _validation(validation)
+    if latency is not None:
+        yield _latency(latency)
+    for note in notes:
+        yield Text(f"Note: {note}", style="yellow")
+
+
+def render_inspection(inspection: Inspection, width: int = 80) -> Iterator[RenderableType]:
+    """Every layer with its cost, and for each scheme the rank that each energy needs."""
+    energies = [f">{energy:g}" for energy in inspection.energies]
+    table = _table("layer", "weight", ">params", ">MACs", *energies)
+    for layer in inspection.layers:
+        macs = "?" if layer.macs is None else _count(layer.macs)
+        name = _short(layer.name, width - 38 - 9 * len(energies))
+        table.add_row(name, _dims(layer.weight_shape), _count(layer.params), macs, style="bold")
+        for offer in layer.schemes:
+            ranks = ["-" if rank is None else _dims(rank) for rank in offer.ranks]
+            table.add_row(f"  {offer.scheme}", "", "", "", *ranks)
+    if inspection.layers:
+        yield table
+        yield Text("Numbers on the right: rank that keeps this much of the energy; - if that does not pay.")
+    yield Text(f"{len(inspection.layers)} layers, {len(inspection.skipped)} left alone", style="bold")
+    yield from _reasons(inspection.skipped)
+
+
+def _table(*columns: str) -> Table:
+    """Columns by name; a leading > aligns to the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in columns:
+        name = column.removeprefix(">")
+        table.add_column(name, justify="left" if name == column else "right", no_wrap=True)
+    return table
+
+
+def _totals(totals: Totals) -> Table:
+    table = _table("total", ">before", ">after", ">kept")
+    for name, value in (("params", totals.params), ("MACs", totals.macs), ("bytes", totals.bytes)):
+        if value.before is None or value.after is None:
+            table.add_row(name, "?", "?", "?")
+        else:
+            table.add_row(name, _count(value.before), _count(value.after), _ratio(value))
+    return table
+
+
+def _validation(validation: Validation) -> Iterator[RenderableType]:
+    table = _table("output", ">max abs", ">rel. L2", ">cosine", ">top-1 agreement")
+    for output in validation.outputs:
+        agreement = "" if output.top1_agreement is None else f"{output.top1_agreement:.2%}"
+        values = (f"{output.max_abs:.3g}", f"{output.rel_l2:.3g}", f"{output.cosine:.6f}", agreement)
+        table.add_row(_short(output.name), *values)
+    yield table
+    yield Text(f"on {validation.samples} samples: {validation.inputs}")
+    for output in validation.outputs:
+        if output.top1_before is not None:
+            yield Text(f"top-1 accuracy: {output.top1_before:.2%} before, {output.top1_after:.2%} after")
+    for violation in validation.violations:
+        yield Text(f"FAILED: {violation}", style="bold red")
+
+
+def _latency(latency: Latency) -> Text:
+    low, high = latency.interval
+    threads = latency.threads or "default"
+    style = {"faster": "bold green", "slower": "bold red"}.get(latency.verdict, "bold yellow")
+    text = Text(
+        f"latency: {latency.before:.3g} ms before, {latency.after:.3g} ms after: "
+        f"{latency.speedup:.2f}x [{low:.2f}, {high:.2f}], noise ±{latency.noise_floor:.1%}: "
+    )
+    text.append(latency.verdict, style)
+    return text.append(f"\n  batch {latency.batch}, {latency.device}, threads: {threads}")
+
+
+def _reasons(skipped: Iterable[Skipped]) -> Iterator[Text]:
+    by_reason: dict[str, list[str]] = {}
+    for item in skipped:
+        by_reason.setdefault(item.reason, []).append(item.name)
+    for reason, names in by_reason.items():
+        shown = ", ".join(map(_short, names[:3])) + (f", … ({len(names)})" if len(names) > 3 else "")
+        yield Text(f"  {shown}: {reason}", style="dim")
+
+
+def _ratio(value: BeforeAfter) -> str:
+    if not value.before or value.after is None:
+        return "?"
+    return f"{value.after / value.before:.0%}"
+
+
+def _count(value: int) -> str:
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return str(value)
+
+
+def _dims(sizes: Sequence[int]) -> str:
+    return "×".join(map(str, sizes))
+
+
+def _short(name: str, limit: int = 24) -> str:
+    """The end of a long name: exporters put what differs there."""
+    limit = max(limit, 14)
+    return name if len(name) <= limit else f"…{name[1 - limit :]}"

@@ -1,0 +1,21 @@
+"""Factorization schemes, one a file. A module with an instance named `scheme` is found by being here."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from types import MappingProxyType
+
+from onnxlr.schemes.base import Decomposition, Factors, Rank, Scheme, Weight
+
+__all__ = ["Decomposition", "Factors", "Rank", "Scheme", "Weight", "all_schemes"]
+
+
+@cache
+def all_schemes() -> Mapping[str, Scheme]:
+    """Every scheme by its name, in alphabetical order of their modules."""
+    modules = (importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
+    found = [module.scheme for module in modules if hasattr(module, "scheme")]
+    return MappingProxyType({scheme.name: scheme for scheme in found})

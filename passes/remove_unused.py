@@ -1,0 +1,79 @@
+"""Remove what became unused between two versions of a model, and only that.
+
+A value is removed if something read it in the version before and nothing reads it now: its initializer (also
+where it is a graph input as well, IR 3), the node that computes it once none of its outputs is read, and, in
+turn, what only that node read. value_info and quantization annotations of values that are gone go too.
+What was unused from the start stays.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from passes.graph import count_reads, reads_of
+
+__all__ = ["remove_unused"]
+
+
+def remove_unused(before: ModelProto, after: ModelProto) -> ModelProto:
+    """`after` without what only `before` used.
+
+    Args:
+        before: a version of the model in which everything that may go was still read. Left alone.
+        after: the version to clean. Left alone; returned itself where nothing became unused.
+    """
+    was_read = set(count_reads(before.graph))
+    unread = _unread(after.graph, was_read)
+    gone = _vanished(before.graph, after.graph) | unread
+    if not gone:
+        return after
+    result = ModelProto()
+    result.CopyFrom(after)
+    _strip(result.graph, unread, gone)
+    return result
+
+
+def _unread(graph: GraphProto, was_read: set[str]) -> set[str]:
+    """Values of `graph` that nothing reads any more, found back to front so that chains of nodes fall."""
+    reads = count_reads(graph)
+    unread = set()
+    for node in reversed(graph.node):
+        outputs = [name for name in node.output if name]
+        if outputs and all(name in was_read and not reads[name] for name in outputs):
+            unread.update(outputs)
+            reads.subtract(reads_of(node))
+    unread.update(t.name for t in graph.initializer if t.name in was_read and not reads[t.name])
+    return unread
+
+
+def _vanished(before: GraphProto, after: GraphProto) -> set[str]:
+    """Values that nodes of `before` computed and no node of `after` does."""
+
+    def computed(graph: GraphProto) -> set[str]:
+        return {name for node in graph.node for name in node.output if name}
+
+    return computed(before) - computed(after)
+
+
+def _strip(graph: GraphProto, unread: set[str], gone: set[str]) -> None:
+    def computes_unread(node: NodeProto) -> bool:
+        return any(name in unread for name in node.output)
+
+    def is_unread(tensor: TensorProto) -> bool:
+        return tensor.name in unread
+
+    stored = {tensor.name for tensor in graph.initializer if is_unread(tensor)}
+    _drop(graph.node, [computes_unread(node) for node in graph.node])
+    _drop(graph.initializer, [is_unread(tensor) for tensor in graph.initializer])
+    _drop(graph.input, [value.name in stored for value in graph.input])
+    _drop(graph.value_info, [value.name in gone for value in graph.value_info])
+    _drop(graph.quantization_annotation, [a.tensor_name in gone for a in graph.quantization_annotation])
+
+
+def _drop(repeated: Any, doomed: list[bool]) -> None:
+    """Delete the marked elements of a repeated field, back to front."""
+    for i in reversed(range(len(doomed))):
+        if doomed[i]:
+            del repeated[i]
