@@ -23,17 +23,20 @@ Shapes = Mapping[str, tuple[int | None, ...]]
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 
+_QUANTIZED = "quantized: factorize before quantizing"
+_FUSED = "fused by ONNX Runtime: optimize the model before fusion"
+
 _UNSUPPORTED = {
     "ConvTranspose": "ConvTranspose is not factorized",
-    "ConvInteger": "quantized: factorize before quantizing",
-    "MatMulInteger": "quantized: factorize before quantizing",
-    "QLinearConv": "quantized: factorize before quantizing",
-    "QLinearMatMul": "quantized: factorize before quantizing",
+    "ConvInteger": _QUANTIZED,
+    "MatMulInteger": _QUANTIZED,
+    "QLinearConv": _QUANTIZED,
+    "QLinearMatMul": _QUANTIZED,
     "DeformConv": "DeformConv is not factorized",
     "Einsum": "Einsum is not factorized",
-    "FusedConv": "fused by ONNX Runtime: optimize the model before fusion",
-    "FusedGemm": "fused by ONNX Runtime: optimize the model before fusion",
-    "FusedMatMul": "fused by ONNX Runtime: optimize the model before fusion",
+    "FusedConv": _FUSED,
+    "FusedGemm": _FUSED,
+    "FusedMatMul": _FUSED,
 }
 _LARGE = 1024  # elements; larger tensors do not steer shape inference
 
@@ -201,8 +204,7 @@ class _Analysis:
     def _refusal(self, node: NodeProto) -> str | None:
         tensor = self._constants.get(node.input[1])
         if tensor is None:
-            is_left = node.op_type == "MatMul" and node.input[0] in self._constants
-            return "the constant is the left operand of MatMul" if is_left else "weight not constant"
+            return self._not_constant(node)
         if tensor.data_type not in _FLOATS:
             return f"weight of type {TensorProto.DataType.Name(tensor.data_type)}"
         if node.op_type == "Gemm" and self._opset < 11:
@@ -212,6 +214,14 @@ class _Analysis:
         if not fits or 0 in shape:
             return f"weight of shape {shape}"
         return None
+
+    def _not_constant(self, node: NodeProto) -> str:
+        if node.op_type == "MatMul" and node.input[0] in self._constants:
+            return "the constant is the left operand of MatMul"
+        source = next((other for other in self._graph.node if node.input[1] in other.output), None)
+        if source is not None and source.op_type == "DequantizeLinear":
+            return _QUANTIZED
+        return "weight not constant" + (f" (computed by {source.op_type})" if source is not None else "")
 
     def _conv(self, node: NodeProto, name: str) -> Layer | Skipped:
         given = attributes(node)

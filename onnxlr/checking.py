@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -104,7 +105,7 @@ def _check_graph(reference: Model, candidate: Model) -> list[str]:
         try:
             check(reference)
         except ModelError:
-            return [f"the original does not pass either: {error}"]
+            return [textwrap.shorten(f"the original does not pass either: {error}", 200, placeholder=" …")]
         raise
     return []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich import box
@@ -125,12 +126,13 @@ def _latency(latency: Latency) -> Text:
 
 
 def _reasons(skipped: Iterable[Skipped]) -> Iterator[Text]:
+    """Layers by reason in short: what follows a colon or stands in parentheses is left to the JSON."""
     by_reason: dict[str, list[str]] = {}
     for item in skipped:
-        by_reason.setdefault(item.reason, []).append(item.name)
+        by_reason.setdefault(re.split(r": | \(", item.reason)[0], []).append(item.name)
     for reason, names in by_reason.items():
-        shown = ", ".join(map(_short, names[:3])) + (f", … ({len(names)})" if len(names) > 3 else "")
-        yield Text(f"  {shown}: {reason}", style="dim")
+        shown = ", ".join(_short(name) for name in names[:3]) + (", …" if len(names) > 3 else "")
+        yield Text(f"  {len(names)}x {reason}: {shown}", style="dim")
 
 
 def _ratio(value: BeforeAfter) -> str:

@@ -1,0 +1,83 @@
+"""Small models and comparisons that many tests need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
+
+from onnxlr.model_file import Model
+from onnxlr.runtime import Session, find_device
+
+Array = NDArray[Any]
+
+OPSET = 17
+
+
+def weight(*shape: int, seed: int = 0, dtype: Any = np.float32) -> Array:
+    """Seeded normal numbers, scaled so that a Conv keeps the variance."""
+    array = np.random.default_rng(seed).standard_normal(shape)
+    return (array / np.sqrt(np.prod(shape[1:]))).astype(dtype)
+
+
+def make_model(
+    nodes: Sequence[NodeProto],
+    inputs: Mapping[str, Sequence[int | str]],
+    outputs: Sequence[str],
+    weights: Mapping[str, Array],
+    opset: int = OPSET,
+    dtype: int = TensorProto.FLOAT,
+) -> ModelProto:
+    """A model from nodes; shapes of its outputs are inferred."""
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        [helper.make_tensor_value_info(name, dtype, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, dtype, None) for name in outputs],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", opset)])
+    inferred = shape_inference.infer_shapes(model).graph.output
+    del model.graph.output[:]
+    model.graph.output.extend(inferred)
+    return model
+
+
+def conv_model(
+    w: Array, size: Sequence[int | str] = (11, 13), bias: bool = True, name: str = "conv", **attributes: Any
+) -> ModelProto:
+    """`y = Conv(x, w[, b])` with a symbolic batch; attributes as in ONNX, kernel_shape left out."""
+    channels = w.shape[1] * attributes.get("group", 1)
+    weights = {"w": w} | ({"b": weight(w.shape[0], seed=9, dtype=w.dtype)} if bias else {})
+    node = helper.make_node("Conv", ["x", *weights], ["y"], name, **attributes)
+    dtype = helper.np_dtype_to_tensor_dtype(w.dtype)
+    return make_model([node], {"x": ["N", channels, *size]}, ["y"], weights, dtype=dtype)
+
+
+def gemm_model(w: Array, bias: Array | None = None, **attributes: Any) -> ModelProto:
+    """`y = Gemm(x, w[, b])` with a symbolic batch."""
+    features = w.shape[1] if attributes.get("transB") else w.shape[0]
+    weights = {"w": w} | ({} if bias is None else {"b": bias})
+    node = helper.make_node("Gemm", ["x", *weights], ["y"], "gemm", **attributes)
+    shape = [features, "N"] if attributes.get("transA") else ["N", features]
+    return make_model([node], {"x": shape}, ["y"], weights)
+
+
+def run(model: ModelProto, **feed: Array) -> list[Array]:
+    """Outputs in ONNX Runtime on the CPU, with its graph optimizations off."""
+    return Session(Model(model), find_device("cpu"), threads=1, optimize=False).run(feed)
+
+
+def relative_error(expected: Array, actual: Array) -> float:
+    """‖expected − actual‖ / ‖expected‖ in float64."""
+    x, y = expected.astype(np.float64), actual.astype(np.float64)
+    assert x.shape == y.shape
+    return float(np.linalg.norm(x - y) / np.linalg.norm(x))
+
+
+def initializers(model: ModelProto) -> dict[str, Array]:
+    """Stored tensors by name."""
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
