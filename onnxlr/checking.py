@@ -127,5 +127,9 @@ def _time(
     original, result = sessions
     control = Session(reference, device, checks.threads)
     fixed = any(value.shape and isinstance(value.shape[0], int) for value in original.inputs)
-    one = batch if fixed else {name: np.ascontiguousarray(array[:1]) for name, array in batch.items()}
+    one = (
+        batch
+        if fixed
+        else {name: np.ascontiguousarray(array[:1]) if array.ndim else array for name, array in batch.items()}
+    )
     return measure_latency(original, control, result, one, checks.latency_seconds, progress, checks.seed)

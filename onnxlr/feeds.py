@@ -20,7 +20,7 @@ from onnx import numpy_helper
 from onnxlr.errors import DataError, UsageError
 from onnxlr.runtime import Value
 
-__all__ = ["Feed", "Feeds", "load_feeds", "load_labels", "random_feeds"]
+__all__ = ["Feed", "Feeds", "batch_size", "load_feeds", "load_labels", "random_feeds"]
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -45,8 +45,13 @@ class Feeds:
 
     @property
     def samples(self) -> int:
-        """Number of samples along the first axis of the first input."""
-        return sum(len(next(iter(feed.values()))) if feed else 0 for feed in self.batches)
+        """Number of samples in all batches."""
+        return sum(map(batch_size, self.batches))
+
+
+def batch_size(feed: Feed) -> int:
+    """Samples in one batch: the first axis of the first input that has axes; 1 where none has."""
+    return next((len(array) for array in feed.values() if array.ndim), 1)
 
 
 def load_feeds(source: str, inputs: Sequence[Value]) -> Feeds:
@@ -60,7 +65,7 @@ def load_feeds(source: str, inputs: Sequence[Value]) -> Feeds:
         DataError: files are missing or damaged, or names, types or shapes do not fit the model.
     """
     feeds = [_checked(feed, inputs, source) for feed in _read(source, inputs)]
-    if not any(len(array) for feed in feeds for array in feed.values() if array.ndim):
+    if not any(map(batch_size, feeds)):
         raise DataError(f"{source}: no samples")
     batches = [batch for feed in feeds for batch in _split(feed, inputs, source)]
     return Feeds(batches, source)
@@ -142,18 +147,21 @@ def _read(source: str, inputs: Sequence[Value]) -> Iterable[Feed]:
 
 def _run_script(script: str, function: str) -> Iterator[Feed]:
     try:
-        feeds = runpy.run_path(script)[function]()
-        yield from ({name: np.asarray(array) for name, array in feed.items()} for feed in feeds)
-    except KeyError as error:
-        raise DataError(f"{script}: has no function '{function}'") from error
-    except Exception as error:  # whatever a user's script raises
+        names = runpy.run_path(script)
+        if function not in names:
+            raise DataError(f"{script}: has no function '{function}'")
+        for feed in names[function]():
+            yield {name: np.asarray(array) for name, array in feed.items()}
+    except DataError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a user's script raises
         raise DataError(f"{script}:{function} failed: {type(error).__name__}: {error}") from error
 
 
 def _read_folder(folder: Path, inputs: Sequence[Value]) -> Iterator[Feed]:
-    protobufs = sorted(folder.glob("input_*.pb"), key=lambda path: int(path.stem.removeprefix("input_")))
-    if protobufs:
-        yield {value.name: _load_protobuf(path) for value, path in zip(inputs, protobufs, strict=False)}
+    if any(folder.glob("input_*.pb")):
+        numbered = [(value.name, folder / f"input_{i}.pb") for i, value in enumerate(inputs)]
+        yield {name: _load_protobuf(path) for name, path in numbered if path.exists()}
         return
     paths = sorted(path for path in folder.iterdir() if path.suffix in (".npz", ".npy"))
     if not paths:
@@ -187,7 +195,7 @@ def _load(path: Path) -> NDArray[Any] | dict[str, NDArray[Any]]:
         if isinstance(loaded, np.ndarray):
             return loaded
         with loaded:
-            return {name: loaded[name] for name in loaded.files}
+            return {name: np.asarray(loaded[name]) for name in loaded.files}
     except Exception as error:  # zipfile, numpy and the OS raise several kinds
         raise DataError(f"{path}: cannot be read as .npz or .npy ({error})") from error
 

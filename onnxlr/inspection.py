@@ -12,6 +12,7 @@ from onnxlr.parallel import Progress, map_layers
 from onnxlr.planning import GATES, LARGE_WORK, candidates, gram_work
 from onnxlr.schemes import Rank, Scheme
 from onnxlr.selectors import Candidate
+from onnxlr.selectors.energy import keeps_energy
 
 __all__ = ["InspectedLayer", "InspectedScheme", "Inspection", "inspect_layers"]
 
@@ -95,7 +96,7 @@ def _inspect_scheme(offer: Candidate, energies: Sequence[float]) -> InspectedSch
     ranks: list[Rank | None] = []
     costs = []
     for energy in energies:
-        index = offer.cheapest(offer.error <= 1 - energy)
+        index = offer.cheapest(keeps_energy(offer, energy))
         assert index is not None, "full rank keeps everything"  # noqa: S101 - holds by construction
         costs.append(float(offer.cost[index]))
         ranks.append(offer.ranks[index] if costs[-1] < offer.limit else None)

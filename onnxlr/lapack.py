@@ -40,7 +40,7 @@ class TridiagonalForm:
         self._diagonal = np.empty(n)
         self._off_diagonal = np.zeros(n)  # n-1 entries and one of workspace
         self._tau = np.empty(n)
-        _with_workspace("dsytrd", b"U", n, matrix, n, self._diagonal, self._off_diagonal, self._tau)
+        _with_workspace("dsytrd", b"L", n, matrix, n, self._diagonal, self._off_diagonal, self._tau)
 
     @property
     def nbytes(self) -> int:
@@ -66,7 +66,7 @@ class TridiagonalForm:
             n - count + 1, n, found, values, vectors, n, count, support, np.ones(1, np.intc),
             work, len(work), iwork, len(iwork),
         )  # fmt: skip
-        _with_workspace("dormtr", b"L", b"U", b"N", n, count, self._reflectors, n, self._tau, vectors, n)
+        _with_workspace("dormtr", b"L", b"L", b"N", n, count, self._reflectors, n, self._tau, vectors, n)
         return np.ascontiguousarray(vectors[::-1]).T
 
 

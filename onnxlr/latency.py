@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from onnxlr.feeds import Feed
+from onnxlr.feeds import Feed, batch_size
 from onnxlr.parallel import Progress
 from onnxlr.runtime import Session
 
@@ -97,7 +97,7 @@ def measure_latency(
         original.device.name,
         original.device.provider,
         original.threads,
-        len(next(iter(feed.values()))),
+        batch_size(feed),
         rounds,
         float(np.median(before)) * 1e3,
         float(np.median(after)) * 1e3,

@@ -19,9 +19,10 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, external_data_helper, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from onnxlr.errors import ModelError, UsageError
+from onnxlr.external_data import ExternalData, is_external
 from passes.graph import all_tensors
 
 __all__ = ["Model", "check", "load", "model_hash", "read_tensor", "save", "staged_file"]
@@ -52,12 +53,12 @@ class Model:
     @property
     def is_external(self) -> bool:
         """Whether any tensor lies in another file."""
-        return any(map(external_data_helper.uses_external_data, all_tensors(self.proto)))
+        return any(map(is_external, all_tensors(self.proto)))
 
     @property
     def nbytes(self) -> int:
         """Size in bytes of the model with its external data."""
-        external = (_ExternalData(tensor) for tensor in all_tensors(self.proto) if _is_external(tensor))
+        external = (ExternalData(tensor) for tensor in all_tensors(self.proto) if is_external(tensor))
         in_file: int = self.proto.ByteSize()
         return in_file + sum(data.length for data in external)
 
@@ -71,20 +72,21 @@ def load(source: str | os.PathLike[str] | ModelProto | Model) -> Model:
     """
     if isinstance(source, Model):
         return source
-    if isinstance(source, ModelProto):
-        return Model(source)
-    path = Path(source)
-    if not path.is_file():
-        raise ModelError(f"{path}: {'not a regular file' if path.exists() else 'no such file'}")
+    model = Model(source) if isinstance(source, ModelProto) else _read(Path(source))
+    _check_external_data(model)
+    return model
+
+
+def _read(path: Path) -> Model:
+    if not os.path.isfile(path):  # unlike Path.is_file, False for names that no file can have
+        raise ModelError(f"{path}: {'not a regular file' if os.path.exists(path) else 'no such file'}")
     try:
         proto = onnx.load(path, load_external_data=False, format="protobuf")
     except (DecodeError, OSError) as error:
         raise ModelError(f"{path}: cannot be read as an ONNX model ({error})") from error
     if not proto.graph.node:
         raise ModelError(f"{path}: not an ONNX model, or one without nodes")
-    model = Model(proto, path.parent, path.name)
-    _check_external_data(model)
-    return model
+    return Model(proto, path.parent, path.name)
 
 
 def read_tensor(model: Model, tensor: TensorProto) -> NDArray[np.generic]:
@@ -95,8 +97,8 @@ def read_tensor(model: Model, tensor: TensorProto) -> NDArray[np.generic]:
 def model_hash(model: Model) -> str:
     """SHA-256 over the model's protobuf and its external data, as `sha256:<hex>`."""
     digest = hashlib.sha256(model.proto.SerializeToString(deterministic=True))
-    for tensor in filter(_is_external, all_tensors(model.proto)):
-        for block in _ExternalData(tensor).blocks(model.folder):
+    for tensor in filter(is_external, all_tensors(model.proto)):
+        for block in ExternalData(tensor).blocks(model.folder):
             digest.update(block)
     return f"sha256:{digest.hexdigest()}"
 
@@ -149,48 +151,11 @@ def check(model: Model) -> None:
         raise ModelError(f"{model.name}: onnx.checker rejects it: {reason}") from error
 
 
-class _ExternalData:
-    """Where the bytes of an external tensor lie."""
-
-    def __init__(self, tensor: TensorProto) -> None:
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        self.name = tensor.name
-        self.location = entries.get("location", "")
-        self.offset = int(entries.get("offset") or 0)
-        itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        self.length = int(entries.get("length") or itemsize * int(np.prod(tensor.dims)))
-
-    def blocks(self, folder: Path) -> Iterator[bytes]:
-        """The bytes, at most 16 MiB at a time."""
-        with (folder / self.location).open("rb") as file:
-            file.seek(self.offset)
-            remaining = self.length
-            while remaining and (block := file.read(min(remaining, 2**24))):
-                remaining -= len(block)
-                yield block
-
-    def check(self, folder: Path) -> str | None:
-        """What is wrong with the location, or None."""
-        path, root = (folder / self.location).resolve(), folder.resolve()
-        if not self.location or root not in path.parents:
-            return f"lies outside the model's folder, at '{self.location}'"
-        if not path.is_file():
-            return f"is missing: no file '{self.location}' beside the model"
-        end = self.offset + self.length
-        if self.offset < 0 or self.length < 0 or end > path.stat().st_size:
-            return f"is cut off: '{self.location}' has fewer than {end} bytes"
-        return None
-
-
-def _is_external(tensor: TensorProto) -> bool:
-    return external_data_helper.uses_external_data(tensor)
-
-
 def _check_external_data(model: Model) -> None:
-    for tensor in filter(_is_external, all_tensors(model.proto)):
+    for tensor in filter(is_external, all_tensors(model.proto)):
         try:
-            problem = _ExternalData(tensor).check(model.folder)
-        except (ValueError, KeyError) as error:
+            problem = ExternalData(tensor).check(model.folder)
+        except (ValueError, KeyError, OSError, RuntimeError) as error:  # RuntimeError: a loop of links
             problem = f"has unreadable attributes ({error})"
         if problem:
             raise ModelError(f"{model.name}: external data of tensor '{tensor.name}' {problem}")
@@ -232,13 +197,14 @@ def _write(model: Model, folder: Path, name: str) -> list[str]:
 
 def _move_out(tensor: TensorProto, folder: Path, data: BinaryIO, data_name: str) -> None:
     """Append a tensor's bytes to `data` and make the tensor a reference to them."""
-    if _is_external(tensor):
-        blocks = _ExternalData(tensor).blocks(folder)
+    if is_external(tensor):
+        blocks = ExternalData(tensor).blocks(folder)
     elif tensor.HasField("raw_data") and len(tensor.raw_data) > _EXTERNAL_THRESHOLD:
         blocks = iter([tensor.raw_data])
     else:
         return
     offset = -(-data.tell() // _ALIGNMENT) * _ALIGNMENT
+    data.truncate(offset)  # fills up to it, so that the offset is within the file if nothing follows
     data.seek(offset)
     length = sum(data.write(block) for block in blocks)
     tensor.ClearField("raw_data")

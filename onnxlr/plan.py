@@ -87,20 +87,55 @@ class Plan:
             raise PlanError(f"plan of schema version {version!r}; this onnxlr reads version {SCHEMA_VERSION}")
         try:
             layers = tuple(_layer(dict(entry)) for entry in fields.pop("layers"))
-            skipped = tuple(Skipped(**entry) for entry in fields.pop("skipped"))
-            return cls(layers=layers, skipped=skipped, **fields)
+            skipped = tuple(_skipped(entry) for entry in fields.pop("skipped"))
+            plan = cls(layers=layers, skipped=skipped, **fields)
+            _check(plan.model, Mapping, "model")
+            _check_settings(plan.settings)
+            return plan
         except (TypeError, ValueError, KeyError) as error:
             raise PlanError(f"not a valid plan: {error}") from error
 
 
 def _layer(entry: dict[str, Any]) -> PlannedLayer:
+    name = entry["name"]
+    for key in ("name", "op_type", "scheme"):
+        _check(entry[key], str, f"{key} of layer {name!r}")
+    for key in ("energy", "error"):
+        _check(entry[key], (int, float), f"{key} of layer {name!r}")
     for key in ("params", "macs"):
         entry[key] = BeforeAfter(**entry[key])
+        for count in (entry[key].before, entry[key].after):
+            _check(count, (int, type(None)), f"{key} of layer {name!r}")
     for key in ("rank", "weight_shape"):
-        if not all(isinstance(size, int) for size in entry[key]):
-            raise ValueError(f"{key} of layer '{entry['name']}' must be whole numbers, got {entry[key]}")
-        entry[key] = tuple(entry[key])
+        entry[key] = _sizes(entry[key], f"{key} of layer {name!r}")
     return PlannedLayer(**entry)
+
+
+def _skipped(entry: Mapping[str, Any]) -> Skipped:
+    for key in ("name", "reason"):
+        _check(entry[key], str, f"{key} of what is skipped")
+    return Skipped(**entry)
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """The shapes of the inputs are instructions, the rest informs."""
+    _check(settings, Mapping, "settings")
+    shapes = settings.get("input_shapes", {})
+    _check(shapes, Mapping, "input_shapes")
+    for name, shape in shapes.items():
+        _sizes(shape, f"input_shapes of {name!r}")
+
+
+def _sizes(value: Any, what: str) -> tuple[int, ...]:
+    _check(value, (list, tuple), what)
+    for size in value:
+        _check(size, int, what)
+    return tuple(value)
+
+
+def _check(value: Any, kind: type | tuple[type, ...], what: str) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):  # True and False are no numbers here
+        raise TypeError(f"{what} cannot be {value!r}")
 
 
 def read_plan(path: str | os.PathLike[str]) -> Plan:
@@ -111,7 +146,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PlanError(f"{path}: cannot be read as a plan ({error})") from error
     if not isinstance(data, dict):
         raise PlanError(f"{path}: not a plan, but a JSON {type(data).__name__}")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlr.errors import DataError, ModelError
-from onnxlr.feeds import Feeds
+from onnxlr.feeds import Feeds, batch_size
 from onnxlr.runtime import Session
 
 __all__ = ["Limits", "OutputDifference", "Validation", "compare_outputs"]
@@ -61,6 +61,8 @@ class Limits:
                 found.append(
                     f"output '{output.name}': top-1 agreement {agreement:.4f} < {self.min_agreement:g}"
                 )
+        if self.max_rel_l2 is not None and not outputs:
+            found.append("no output is numeric, so a relative L2 cannot be measured")
         if self.min_agreement is not None and all(output.top1_agreement is None for output in outputs):
             found.append("no output is class-like, so a top-1 agreement cannot be measured")
         return found
@@ -109,11 +111,11 @@ def compare_outputs(
     start = 0
     for feed in feeds.batches:
         results = zip(sums, reference.run(feed), candidate.run(feed), strict=True)
-        size = len(next(iter(feed.values())))
+        size = batch_size(feed)
         part = None if labels is None else labels[start : start + size]
         start += size
         for entry, expected, actual in results:
-            entry.add(expected, actual, part)
+            entry.add(expected, actual, size, part)
     outputs = tuple(entry.difference() for entry in sums if entry.is_numeric)
     if labels is not None and all(output.top1_before is None for output in outputs):
         raise DataError("labels were given, but no output is class-like: (samples, classes)")
@@ -136,7 +138,7 @@ class _Sums:
     samples: int = 0
     hits: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("agree", "before", "after"), 0))
 
-    def add(self, expected: Any, actual: Any, labels: NDArray[np.int64] | None) -> None:
+    def add(self, expected: Any, actual: Any, samples: int, labels: NDArray[np.int64] | None) -> None:
         if not isinstance(expected, np.ndarray) or expected.dtype.kind not in "fiub":
             self.is_numeric = False
             return
@@ -146,7 +148,7 @@ class _Sums:
             )
         x, y = expected.astype(np.float64), actual.astype(np.float64)
         self._add_distance(x, y)
-        self.is_class_like &= expected.dtype.kind == "f" and x.ndim == 2 and x.shape[-1] > 1
+        self.is_class_like &= expected.dtype.kind == "f" and x.shape[:1] == (samples,) and _has_classes(x)
         if self.is_class_like:
             self._add_classes(x.argmax(axis=1), y.argmax(axis=1), labels)
 
@@ -185,6 +187,10 @@ class _Sums:
             fractions["before"] if labelled else None,
             fractions["after"] if labelled else None,
         )
+
+
+def _has_classes(x: NDArray[np.float64]) -> bool:
+    return x.ndim == 2 and x.shape[1] > 1
 
 
 def _ratio(difference: float, reference: float) -> float:

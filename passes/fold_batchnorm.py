@@ -6,26 +6,30 @@ A BatchNormalization is folded where
 1. it is in inference mode and its four parameters are constants of the graph;
 2. its input is the output of a Conv or Gemm, and nothing else reads that output: no other node, no body of an
    If or Loop, not the graph's outputs;
-3. the weight is constant and read by this node only (a shared weight would be stored twice); the bias is
-   constant or absent; a Gemm's bias must broadcast over rows.
+3. the weight is constant and read by this node only, also under the names that Identity nodes give it (a
+   shared weight would be stored twice); the bias is constant or absent; a Gemm's must broadcast over rows;
+4. sizes agree, and the results are finite in the weight's type.
 Everything else stays as it is. Arithmetic is float64, the results have the weight's type.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from passes.graph import attributes, constant_tensors, count_reads, free_name, value_names
+from passes.graph import add_initializers, attributes, constant_tensors, count_reads, free_name, value_names
 
 __all__ = ["FoldedModel", "fold_batchnorm"]
 
 Array = NDArray[np.float64]
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+_EPSILON = float(np.float32(1e-5))  # attributes are float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ def fold_batchnorm(model: ModelProto, base_dir: str = "") -> FoldedModel:
     result = ModelProto()
     result.CopyFrom(model)
     scales = folding.apply(result, pairs)
-    return FoldedModel(result, scales)
+    return FoldedModel(result if scales else model, scales)
 
 
 class _Folding:
@@ -73,11 +77,12 @@ class _Folding:
         producers = {name: i for i, node in enumerate(self._graph.node) for name in node.output}
         pairs = {}
         for i, node in enumerate(self._graph.node):
-            source = producers.get(node.input[0], -1) if node.op_type == "BatchNormalization" else -1
-            if source < 0 or self._reads[node.input[0]] != 1:  # rule 2
+            position = producers.get(node.input[0], -1) if node.op_type == "BatchNormalization" else -1
+            if position < 0 or self._reads[node.input[0]] != 1:  # rule 2
                 continue
-            if self._can_vanish(node) and self._can_absorb(self._graph.node[source]):
-                pairs[i] = source
+            source = self._graph.node[position]
+            if self._can_vanish(node) and self._can_absorb(source) and self._agree(node, source):
+                pairs[i] = position
         return pairs
 
     def _can_vanish(self, node: NodeProto) -> bool:  # rule 1
@@ -89,7 +94,7 @@ class _Folding:
         return sum(map(bool, node.output)) == 1 and all(map(self._is_float, node.input[1:]))
 
     def _can_absorb(self, node: NodeProto) -> bool:  # rule 3
-        if node.domain or node.op_type not in ("Conv", "Gemm") or self._reads[node.input[1]] != 1:
+        if node.domain or node.op_type not in ("Conv", "Gemm") or self._is_shared(node.input[1]):
             return False
         bias = _bias_name(node)
         if not self._is_float(node.input[1]) or (bias and not self._is_float(bias)):
@@ -99,19 +104,34 @@ class _Folding:
         rows = [*self._constants[bias].dims][:-1] if bias else []
         return all(size == 1 for size in rows) and (bool(bias) or self._opset >= 11)
 
+    def _is_shared(self, name: str) -> bool:
+        tensor = self._constants.get(name)
+        aliases = [alias for alias, other in self._constants.items() if other is tensor]
+        return any(self._reads[alias] > 1 for alias in aliases)
+
+    def _agree(self, norm: NodeProto, node: NodeProto) -> bool:  # rule 4
+        dims, bias = self._constants[node.input[1]].dims, _bias_name(node)
+        channels = dims[_output_axis(node)] if len(dims) >= 2 else -1
+        per_channel = all([*self._constants[name].dims] == [channels] for name in norm.input[1:])
+        return per_channel and (not bias or prod(self._constants[bias].dims) in (1, channels))
+
     def _is_float(self, name: str) -> bool:
         return name in self._constants and self._constants[name].data_type in _FLOATS
 
     def apply(self, model: ModelProto, pairs: Mapping[int, int]) -> dict[str, Array]:
         """Rewrite `model`, a copy of the one that was searched."""
-        scales = {}
+        scales: dict[str, Array] = {}
         for position, source in pairs.items():
             norm, node = model.graph.node[position], model.graph.node[source]
-            scale, shift = self._affine(norm)
-            model.graph.initializer.extend(self._absorb(node, scale, shift))
-            node.output[0] = norm.output[0]
-            scales[node.output[0]] = scale
-        kept = [node for i, node in enumerate(model.graph.node) if i not in pairs]
+            with np.errstate(all="ignore"):  # what is not finite is not folded
+                scale, shift = self._affine(norm)
+                arrays = self._folded(node, scale, shift)
+            if all(np.isfinite(array).all() for array in arrays):  # rule 4
+                add_initializers(model, self._absorb(node, arrays))
+                node.output[0] = norm.output[0]
+                scales[node.output[0]] = scale
+        gone = [i for i, source in pairs.items() if model.graph.node[source].output[0] in scales]
+        kept = [node for i, node in enumerate(model.graph.node) if i not in gone]
         nodes = [NodeProto.FromString(node.SerializeToString()) for node in kept]
         del model.graph.node[:]
         model.graph.node.extend(nodes)
@@ -121,39 +141,41 @@ class _Folding:
         """f and the shift B - mean f."""
         gamma, beta, mean, var = (self._array(name) for name in norm.input[1:5])
         values = attributes(norm)
-        epsilon = values["epsilon"].f if "epsilon" in values else 1e-5
+        epsilon = values["epsilon"].f if "epsilon" in values else _EPSILON
         scale = gamma / np.sqrt(var + epsilon)
         return scale, beta - mean * scale
 
-    def _absorb(self, node: NodeProto, scale: Array, shift: Array) -> list[TensorProto]:
-        """Point `node` to a new weight and bias, and return them."""
-        weight_name, bias_name = node.input[1], _bias_name(node)
-        weight = self._array(weight_name)
+    def _folded(self, node: NodeProto, scale: Array, shift: Array) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The new weight and bias, in the weight's type."""
+        weight, bias_name, values = self._array(node.input[1]), _bias_name(node), attributes(node)
         bias = self._array(bias_name).reshape(-1) if bias_name else np.zeros(1)
-        values = attributes(node)
-        axis = 0
-        if node.op_type == "Gemm":
-            axis = 0 if "transB" in values and values["transB"].i else 1
-            if "beta" in values:
-                bias = bias * values["beta"].f
-                values["beta"].f = 1.0
+        beta = values["beta"].f if "beta" in values else 1.0
+        axis = _output_axis(node)
         weight = weight * scale.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
-        data_type = self._constants[weight_name].data_type
-        folded = [
-            self._tensor(weight, f"{weight_name}_folded", data_type),
-            self._tensor(bias * scale + shift, f"{bias_name or weight_name + '_bias'}_folded", data_type),
-        ]
-        inputs = [node.input[0], *(tensor.name for tensor in folded)]
+        dtype = helper.tensor_dtype_to_np_dtype(self._constants[node.input[1]].data_type)
+        return weight.astype(dtype), (beta * bias * scale + shift).astype(dtype)
+
+    def _absorb(self, node: NodeProto, arrays: Iterable[NDArray[Any]]) -> list[TensorProto]:
+        """Point `node` to its new weight and bias, and return them."""
+        stems = (node.input[1], _bias_name(node) or f"{node.input[1]}_bias")
+        names = [free_name(f"{stem}_folded", self._taken) for stem in stems]
+        inputs = [node.input[0], *names]
         del node.input[:]
         node.input.extend(inputs)
-        return folded
+        values = attributes(node)
+        if "beta" in values:
+            values["beta"].f = 1.0
+        return [numpy_helper.from_array(array, name) for array, name in zip(arrays, names, strict=True)]
 
     def _array(self, name: str) -> Array:
         return numpy_helper.to_array(self._constants[name], self._base_dir).astype(np.float64)
 
-    def _tensor(self, array: Array, name: str, data_type: int) -> TensorProto:
-        typed = array.astype(helper.tensor_dtype_to_np_dtype(data_type))
-        return numpy_helper.from_array(typed, free_name(name, self._taken))
+
+def _output_axis(node: NodeProto) -> int:
+    """The axis of the weight that runs over output channels."""
+    values = attributes(node)
+    transposed = "transB" in values and values["transB"].i != 0
+    return 1 if node.op_type == "Gemm" and not transposed else 0
 
 
 def _bias_name(node: NodeProto) -> str:

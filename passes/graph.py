@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 __all__ = [
+    "add_initializers",
     "all_tensors",
     "attributes",
     "constant_tensors",
@@ -106,6 +107,15 @@ def free_name(wanted: str, taken: set[str]) -> str:
         name = f"{wanted}_{count}"
     taken.add(name)
     return name
+
+
+def add_initializers(model: ModelProto, tensors: Iterable[TensorProto]) -> None:
+    """Append initializers; up to IR 3 each of them has to be an input of the graph as well."""
+    for tensor in tensors:
+        model.graph.initializer.append(tensor)
+        if model.ir_version < 4:
+            value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            model.graph.input.append(value)
 
 
 def attributes(node: NodeProto) -> Mapping[str, AttributeProto]:

@@ -41,7 +41,7 @@ def _unread(graph: GraphProto, was_read: set[str]) -> set[str]:
     unread = set()
     for node in reversed(graph.node):
         outputs = [name for name in node.output if name]
-        if outputs and all(name in was_read and not reads[name] for name in outputs):
+        if was_read.intersection(outputs) and not any(reads[name] for name in outputs):
             unread.update(outputs)
             reads.subtract(reads_of(node))
     unread.update(t.name for t in graph.initializer if t.name in was_read and not reads[t.name])

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from passes.graph import free_name, value_names
+from passes.graph import add_initializers, free_name, value_names
 
 __all__ = ["ChainNode", "replace_with_chain"]
 
@@ -62,7 +62,7 @@ def replace_with_chain(model: ModelProto, chains: Mapping[str, Sequence[ChainNod
         result.graph.node.extend(splicer.build(node, chains[output]) if output in chains else [node])
     if missing:
         raise KeyError(f"no node of the main graph has the output {sorted(missing)}")
-    result.graph.initializer.extend(splicer.tensors)
+    add_initializers(result, splicer.tensors)
     return result
 
 

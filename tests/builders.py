@@ -58,11 +58,11 @@ def conv_model(
 
 
 def gemm_model(w: Array, bias: Array | None = None, **attributes: Any) -> ModelProto:
-    """`y = Gemm(x, w[, b])` with a symbolic batch."""
+    """`y = Gemm(x, w[, b])` with a symbolic batch; with transA one of three rows."""
     features = w.shape[1] if attributes.get("transB") else w.shape[0]
     weights = {"w": w} | ({} if bias is None else {"b": bias})
     node = helper.make_node("Gemm", ["x", *weights], ["y"], "gemm", **attributes)
-    shape = [features, "N"] if attributes.get("transA") else ["N", features]
+    shape = [features, 3] if attributes.get("transA") else ["N", features]
     return make_model([node], {"x": shape}, ["y"], weights)
 
 
@@ -81,3 +81,28 @@ def relative_error(expected: Array, actual: Array) -> float:
 def initializers(model: ModelProto) -> dict[str, Array]:
     """Stored tensors by name."""
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def constants(prefix: str, channels: int, seed: int = 1, dtype: Any = np.float32) -> dict[str, Array]:
+    """The four parameters of a BatchNormalization, in the order of its inputs; the variance is positive."""
+    rng = np.random.default_rng(seed)
+    names = [f"{prefix}_{part}" for part in ("scale", "bias", "mean", "var")]
+    arrays = rng.uniform(0.5, 2.0, (4, channels)) * [[1.0], [-1.0], [0.5], [1.0]]
+    return {name: array.astype(dtype) for name, array in zip(names, arrays, strict=True)}
+
+
+def conv_bn_model(w: Array, bias: bool = True, **attributes: Any) -> ModelProto:
+    """`y = BatchNormalization(Conv(x, w[, b]))`, x of shape `(N, C, 9, 7)`; attributes of the normalization."""
+    norm = constants("bn", w.shape[0], dtype=w.dtype)
+    weights = {"w": w} | ({"b": weight(w.shape[0], seed=9, dtype=w.dtype)} if bias else {})
+    nodes = [
+        helper.make_node("Conv", ["x", *weights], ["c"], "conv"),
+        helper.make_node("BatchNormalization", ["c", *norm], ["y"], "bn", **attributes),
+    ]
+    dtype = helper.np_dtype_to_tensor_dtype(w.dtype)
+    return make_model(nodes, {"x": ["N", w.shape[1], 9, 7]}, ["y"], weights | norm, dtype=dtype)
+
+
+def serialized(messages: Any) -> list[bytes]:
+    """Every message of a repeated field as bytes, to see that not a byte of it has changed."""
+    return [message.SerializeToString(deterministic=True) for message in messages]

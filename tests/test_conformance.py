@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 import onnxlr
 from onnxlr.analysis import Layer, analyse
@@ -173,5 +174,6 @@ def test_types_are_kept(scheme: str, dtype: Any, tolerance: float) -> None:
     model = conv_model(weight(16, 8, 3, 3, dtype=dtype))
     _, rewritten = _full_rank(model, scheme)
     feed = {"x": _feed(model)["x"].astype(dtype)}
+    expected, actual = (ReferenceEvaluator(m).run(None, feed)[0] for m in (model, rewritten))
     assert {numpy_helper.to_array(t).dtype for t in rewritten.graph.initializer} == {np.dtype(dtype)}
-    assert relative_error(run(model, **feed)[0], run(rewritten, **feed)[0]) < tolerance
+    assert relative_error(expected, actual) < tolerance  # ONNX Runtime has no float64 Conv

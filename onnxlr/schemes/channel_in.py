@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnxlr.conv import ConvSpec
 from onnxlr.schemes import channel_out
-from onnxlr.schemes.base import Factors, PairDecomposition, Rank, Weight, refuse_groups
+from onnxlr.schemes.base import Decomposition, Factors, PairDecomposition, Rank, Weight, refuse_groups
 
 __all__ = ["ChannelIn", "scheme"]
 
@@ -37,7 +37,9 @@ class ChannelIn:
         (r,) = rank
         return conv.pointwise(r, conv.in_channels), conv.with_channels(conv.out_channels, r)
 
-    def decompose(self, conv: ConvSpec, weight: Weight) -> PairDecomposition:
+    def decompose(self, conv: ConvSpec, weight: Weight) -> Decomposition:
+        if conv.is_pointwise:
+            return channel_out.scheme.decompose(conv, weight)
         return _Decomposition(conv, weight)
 
 

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from onnxlr.selectors.base import Candidate, Choice, Refusal
 
-__all__ = ["Selector"]
+__all__ = ["Selector", "keeps_energy"]
+
+
+def keeps_energy(candidate: Candidate, energy: float) -> NDArray[np.bool_]:
+    """`(len(candidate.ranks),)`: which ranks keep `energy`; at 1 only full rank does."""
+    return candidate.error <= (1 - energy) * (1 + 1e-9)  # so that 0.1 is within 1 - 0.9
 
 
 class Selector:
@@ -35,7 +43,7 @@ class Selector:
     def _select(self, layer: str, candidates: Sequence[Candidate]) -> Choice | Refusal:
         options = []
         for candidate in candidates:
-            index = candidate.cheapest(candidate.error <= 1 - self.value)
+            index = candidate.cheapest(keeps_energy(candidate, self.value))
             if index is not None:
                 options.append((candidate.cost[index], candidate, index))
         if not options:

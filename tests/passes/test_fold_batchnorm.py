@@ -1,0 +1,398 @@
+"""fold_batchnorm: folds where its rules allow it, and nowhere else; outputs and everything else stay."""
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from passes import fold_batchnorm, remove_unused
+from tests.builders import (
+    Array,
+    constants,
+    conv_bn_model,
+    initializers,
+    make_model,
+    relative_error,
+    run,
+    serialized,
+    weight,
+)
+
+node = helper.make_node
+
+TOLERANCE = {np.float32: 1e-6, np.float64: 1e-14, np.float16: 2e-3}
+CHANNELS = 6
+BN = list(constants("bn", CHANNELS))
+
+
+def normalized(
+    first: NodeProto, weights: Mapping[str, Array], shape: list[int | str], **norm: Any
+) -> ModelProto:
+    """`y = BatchNormalization(first(x, …))` where `first` computes c."""
+    nodes = [first, node("BatchNormalization", ["c", *BN], ["y"], "bn", **norm)]
+    return make_model(nodes, {"x": shape}, ["y"], {**weights, **constants("bn", CHANNELS)})
+
+
+def conv(*shape: int, bias: bool = True, **attributes: Any) -> ModelProto:
+    weights = {"w": weight(*shape)} | ({"b": weight(shape[0], seed=3)} if bias else {})
+    inputs = ["N", shape[1] * attributes.get("group", 1), *(9, 7, 8)[: len(shape) - 2]]
+    return normalized(node("Conv", ["x", *weights], ["c"], "conv", **attributes), weights, inputs)
+
+
+def gemm(bias: tuple[int, ...] | None = (CHANNELS,), **attributes: Any) -> ModelProto:
+    shape = (CHANNELS, 5) if attributes.get("transB") else (5, CHANNELS)
+    weights = {"w": weight(*shape)}
+    if bias is not None:
+        weights["b"] = np.asarray(np.random.default_rng(3).standard_normal(bias), np.float32)
+    batch: list[int | str] = [5, 4] if attributes.get("transA") else [4, 5]
+    return normalized(node("Gemm", ["x", *weights], ["c"], "gemm", **attributes), weights, batch)
+
+
+def constant_nodes() -> ModelProto:
+    """The weight is an Identity of a Constant node, a parameter of the normalization a Constant node."""
+    model = conv(CHANNELS, 3, 3, 3)
+    stored = initializers(model)
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in ("w", "bn_mean")]
+    nodes = [
+        node("Constant", [], ["w0"], value=numpy_helper.from_array(stored["w"])),
+        node("Identity", ["w0"], ["w"]),
+        node("Constant", [], ["bn_mean"], value=numpy_helper.from_array(stored["bn_mean"])),
+        *model.graph.node,
+    ]
+    return replaced(model, nodes, kept)
+
+
+def replaced(model: ModelProto, nodes: list[NodeProto], tensors: list[TensorProto]) -> ModelProto:
+    nodes, tensors = copy.deepcopy(nodes), copy.deepcopy(tensors)
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(tensors)
+    return model
+
+
+def with_arrays(model: ModelProto, **arrays: Array) -> ModelProto:
+    for tensor in model.graph.initializer:
+        if tensor.name in arrays:
+            tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
+    return model
+
+
+def in_double(model: ModelProto) -> ModelProto:
+    """A Conv would do as well, but ONNX Runtime has none for float64."""
+    double = {name: array.astype(np.float64) for name, array in initializers(model).items()}
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    return with_arrays(model, **double)
+
+
+FOLDED: dict[str, Callable[[], ModelProto]] = {
+    "conv": lambda: conv(CHANNELS, 3, 3, 3),
+    "conv without bias": lambda: conv(CHANNELS, 3, 3, 3, bias=False),
+    "conv 1d": lambda: conv(CHANNELS, 3, 3),
+    "conv 3d": lambda: conv(CHANNELS, 3, 3, 2, 3),
+    "grouped conv": lambda: conv(CHANNELS, 2, 3, 3, group=3),
+    "depthwise conv": lambda: conv(CHANNELS, 1, 3, 3, group=CHANNELS),
+    "conv with attributes": lambda: conv(CHANNELS, 3, 3, 3, strides=[2, 1], pads=[1, 0, 1, 2]),
+    "large epsilon": lambda: conv_bn_model(weight(CHANNELS, 3, 3, 3), epsilon=0.25),
+    "zero gamma": lambda: with_arrays(conv(CHANNELS, 3, 3, 3), bn_scale=np.zeros(CHANNELS, np.float32)),
+    "float64": lambda: in_double(gemm(beta=0.5)),
+    "float16": lambda: conv_bn_model(weight(CHANNELS, 3, 3, 3, dtype=np.float16)),
+    "constants are nodes": constant_nodes,
+    "gemm": gemm,
+    "gemm transB": lambda: gemm(transB=1),
+    "gemm transA": lambda: gemm(transA=1),
+    "gemm alpha beta": lambda: gemm(alpha=0.5, beta=-1.5),
+    "gemm alpha beta transA transB": lambda: gemm(alpha=0.5, beta=-1.5, transA=1, transB=1),
+    "gemm scalar C": lambda: gemm((), beta=2.0),
+    "gemm C (1,)": lambda: gemm((1,)),
+    "gemm C (1, 1)": lambda: gemm((1, 1), beta=3.0),
+    "gemm C (1, N)": lambda: gemm((1, CHANNELS)),
+    "gemm without C": lambda: gemm(None),
+    "gemm without C, with beta": lambda: gemm(None, beta=0.5, transB=1),
+}
+
+
+def feed(model: ModelProto) -> Array:
+    shape = [d.dim_value or 2 for d in model.graph.input[0].type.tensor_type.shape.dim]
+    dtype = helper.tensor_dtype_to_np_dtype(model.graph.input[0].type.tensor_type.elem_type)
+    return np.random.default_rng(7).standard_normal(shape).astype(dtype)
+
+
+@pytest.mark.parametrize("build", FOLDED.values(), ids=FOLDED.keys())
+def test_folded(build: Callable[[], ModelProto]) -> None:
+    model = build()
+    stored = model.SerializeToString()
+    folded = fold_batchnorm(model)
+    assert model.SerializeToString() == stored
+    assert [n.op_type for n in folded.model.graph.node] == [
+        n.op_type for n in model.graph.node if n.op_type != "BatchNormalization"
+    ]
+    onnx.checker.check_model(folded.model, full_check=True)
+    x = feed(model)
+    (expected,), (actual,) = run(model, x=x), run(folded.model, x=x)
+    assert actual.dtype == expected.dtype == x.dtype
+    assert relative_error(expected, actual) < TOLERANCE[x.dtype.type]
+
+
+@pytest.mark.parametrize("build", FOLDED.values(), ids=FOLDED.keys())
+def test_scales(build: Callable[[], ModelProto]) -> None:
+    model = build()
+    parameters = initializers(conv(CHANNELS, 3, 3, 3)) | initializers(model)
+    scale, var = (parameters[f"bn_{name}"].astype(np.float64) for name in ("scale", "var"))
+    norm = model.graph.node[-1]
+    epsilon = next((a.f for a in norm.attribute if a.name == "epsilon"), np.float64(np.float32(1e-5)))
+    scales = fold_batchnorm(model).scales
+    assert list(scales) == ["y"]
+    np.testing.assert_allclose(scales["y"], scale * (var + epsilon) ** -0.5, rtol=1e-14)
+
+
+@pytest.mark.parametrize("build", FOLDED.values(), ids=FOLDED.keys())
+def test_nothing_is_left_of_the_old_weights(build: Callable[[], ModelProto]) -> None:
+    model = build()
+    result = remove_unused(model, fold_batchnorm(model).model)
+    (linear,) = result.graph.node
+    assert sorted(initializers(result)) == sorted(linear.input[1:]) != sorted(model.graph.node[0].input[1:])
+
+
+def shared_weight() -> ModelProto:
+    model = conv(CHANNELS, 3, 3, 3)
+    model.graph.node.append(node("Conv", ["x", "w"], ["z"]))
+    return add_output(model, "z")
+
+
+def shared_by_identity() -> ModelProto:
+    """Exporters store equal weights once and give them names by Identity nodes."""
+    model = conv(CHANNELS, 3, 3, 3)
+    nodes = [node("Identity", ["w"], ["w1"]), node("Identity", ["w"], ["w2"]), *model.graph.node]
+    nodes[2].input[1] = "w1"
+    nodes.append(node("Conv", ["x", "w2"], ["z"]))
+    return add_output(replaced(model, nodes, list(model.graph.initializer)), "z")
+
+
+def add_output(model: ModelProto, name: str) -> ModelProto:
+    model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return model
+
+
+def read_by_body() -> ModelProto:
+    model = conv(CHANNELS, 3, 3, 3)
+    body = helper.make_graph(
+        [node("Neg", ["c"], ["t"])], "b", [], [helper.make_tensor_value_info("t", TensorProto.FLOAT, None)]
+    )
+    nodes = [
+        node("Constant", [], ["flag"], value=numpy_helper.from_array(np.array(True))),
+        *model.graph.node,
+        node("If", ["flag"], ["z"], then_branch=body, else_branch=body),
+    ]
+    return add_output(replaced(model, nodes, list(model.graph.initializer)), "z")
+
+
+def read_by_node() -> ModelProto:
+    model = conv(CHANNELS, 3, 3, 3)
+    model.graph.node.append(node("Neg", ["c"], ["z"]))
+    return add_output(model, "z")
+
+
+def computed_parameter() -> ModelProto:
+    model = conv(CHANNELS, 3, 3, 3)
+    nodes = [node("Neg", ["bn_mean"], ["mean"]), *model.graph.node]
+    nodes[-1].input[3] = "mean"
+    return replaced(model, nodes, list(model.graph.initializer))
+
+
+def with_node(model: ModelProto, index: int, change: Callable[[NodeProto], Any]) -> ModelProto:
+    change(model.graph.node[index])
+    return model
+
+
+def as_input(model: ModelProto, name: str) -> ModelProto:
+    """A value that the caller gives in place of an initializer."""
+    (tensor,) = (t for t in model.graph.initializer if t.name == name)
+    model.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+    model.graph.initializer.remove(tensor)
+    return model
+
+
+def training_mode() -> ModelProto:
+    model = normalized(node("Conv", ["x", "w"], ["c"]), {"w": weight(CHANNELS, 3, 3, 3)}, [2, 3, 9, 7])
+    model.graph.node[1].output.extend(["running_mean", "running_var"])
+    model.graph.node[1].attribute.append(helper.make_attribute("training_mode", 1))
+    return model
+
+
+def opset(model: ModelProto, version: int) -> ModelProto:
+    model.opset_import[0].version = version
+    return model
+
+
+def half_overflows() -> ModelProto:
+    model = conv_bn_model(weight(CHANNELS, 3, 3, 3, dtype=np.float16))
+    return with_arrays(
+        model, bn_scale=np.full(CHANNELS, 6e4, np.float16), bn_var=np.full(CHANNELS, 1e-4, np.float16)
+    )
+
+
+LEFT_ALONE: dict[str, Callable[[], ModelProto]] = {
+    "the conv's output is an output of the graph": lambda: add_output(conv(CHANNELS, 3, 3, 3), "c"),
+    "a body reads the conv's output": read_by_body,
+    "another node reads the conv's output": read_by_node,
+    "the weight is shared": shared_weight,
+    "the weight is shared under two names": shared_by_identity,
+    "training mode": training_mode,
+    "a parameter is computed": computed_parameter,
+    "a parameter is an input": lambda: as_input(conv(CHANNELS, 3, 3, 3), "bn_var"),
+    "the weight is an input": lambda: as_input(conv(CHANNELS, 3, 3, 3), "w"),
+    "the bias is an input": lambda: as_input(conv(CHANNELS, 3, 3, 3), "b"),
+    "gemm's C differs by row": lambda: gemm((4, CHANNELS)),
+    "gemm's C is a column": lambda: gemm((4, 1)),
+    "gemm's C is an input": lambda: as_input(gemm(), "b"),
+    "gemm without C before opset 11": lambda: opset(gemm(None), 10),
+    "opset 6": lambda: opset(conv(CHANNELS, 3, 3, 3), 6),
+    "spatial = 0 (opset 7)": lambda: opset(
+        with_node(
+            conv(CHANNELS, 3, 3, 3), 1, lambda n: n.attribute.append(helper.make_attribute("spatial", 0))
+        ),
+        7,
+    ),
+    "a node of another domain": lambda: with_node(
+        conv(CHANNELS, 3, 3, 3), 0, lambda n: setattr(n, "domain", "com.microsoft")
+    ),
+    "a ConvTranspose": lambda: with_node(
+        conv(CHANNELS, CHANNELS, 3, 3), 0, lambda n: setattr(n, "op_type", "ConvTranspose")
+    ),
+    "the result overflows float16": half_overflows,
+    "a negative variance": lambda: with_arrays(
+        conv(CHANNELS, 3, 3, 3), bn_var=np.full(CHANNELS, -1.0, np.float32)
+    ),
+    "a parameter has a wrong size": lambda: with_arrays(
+        conv(CHANNELS, 3, 3, 3), bn_mean=weight(CHANNELS + 1)
+    ),
+    "the bias has a wrong size": lambda: with_arrays(conv(CHANNELS, 3, 3, 3), b=weight(CHANNELS - 1)),
+    "the weight is a scalar": lambda: with_arrays(conv(CHANNELS, 3, 3, 3), w=np.float32(1.0).reshape(())),
+    "no Conv before it": lambda: with_node(
+        conv(CHANNELS, CHANNELS, 3, 3), 1, lambda n: n.input.__setitem__(0, "x")
+    ),
+}
+
+
+@pytest.mark.parametrize("build", LEFT_ALONE.values(), ids=LEFT_ALONE.keys())
+def test_left_alone(build: Callable[[], ModelProto]) -> None:
+    model = build()
+    stored = model.SerializeToString()
+    folded = fold_batchnorm(model)
+    assert folded.model is model
+    assert folded.scales == {}
+    assert model.SerializeToString() == stored
+
+
+def test_only_the_first_of_two_in_a_row_is_folded() -> None:
+    model = conv(CHANNELS, 3, 3, 3)
+    model.graph.node[1].output[0] = "m"
+    model.graph.node.append(node("BatchNormalization", ["m", *BN], ["y"]))
+    folded = fold_batchnorm(model).model
+    assert [n.op_type for n in folded.graph.node] == ["Conv", "BatchNormalization"]
+    (expected,), (actual,) = run(model, x=feed(model)), run(folded, x=feed(model))
+    assert relative_error(expected, actual) < TOLERANCE[np.float32]
+
+
+def test_one_overflow_leaves_the_other_to_be_folded() -> None:
+    model = conv_bn_model(weight(CHANNELS, 3, 3, 3, dtype=np.float16))
+    huge = {
+        name: np.full(CHANNELS, 6e4 if name == "q_scale" else 1e-4, np.float16) for name in constants("q", 1)
+    }
+    model.graph.initializer.extend(
+        numpy_helper.from_array(a, n) for n, a in {**huge, "v": weight(6, 3, 1, 1, dtype=np.float16)}.items()
+    )
+    model.graph.node.extend(
+        [node("Conv", ["x", "v"], ["d"]), node("BatchNormalization", ["d", *huge], ["z"], "kept")]
+    )
+    folded = fold_batchnorm(model)
+    assert list(folded.scales) == ["y"]
+    assert [n.output[0] for n in folded.model.graph.node] == ["y", "d", "z"]
+    assert serialized(folded.model.graph.node[1:]) == serialized(model.graph.node[2:])
+
+
+def test_derived_names_that_exist_are_not_taken() -> None:
+    model = conv(CHANNELS, 3, 3, 3)
+    model.graph.node[0].name = "b_folded"
+    model.graph.node.append(node("Relu", ["y"], ["w_folded"]))
+    model.graph.node.append(node("Relu", ["w_folded"], ["w_folded_2"]))
+    add_output(model, "w_folded_2")
+    result = fold_batchnorm(model).model
+    assert list(result.graph.node[0].input) == ["x", "w_folded_3", "b_folded_2"]
+    for expected, actual in zip(run(model, x=feed(model)), run(result, x=feed(model)), strict=True):
+        assert relative_error(expected, actual) < TOLERANCE[np.float32]
+
+
+def test_shared_bias_and_parameters() -> None:
+    model = conv(CHANNELS, 3, 3, 3)
+    model.graph.initializer.append(numpy_helper.from_array(weight(CHANNELS, 3, 3, 3, seed=8), "v"))
+    model.graph.node.extend(
+        [node("Conv", ["x", "v", "b"], ["d"]), node("BatchNormalization", ["d", *BN], ["z"], epsilon=0.1)]
+    )
+    add_output(model, "z")
+    folded = fold_batchnorm(model)
+    assert list(folded.scales) == ["y", "z"]
+    result = remove_unused(model, folded.model)
+    assert len(initializers(result)) == 4
+    for expected, actual in zip(run(model, x=feed(model)), run(result, x=feed(model)), strict=True):
+        assert relative_error(expected, actual) < TOLERANCE[np.float32]
+
+
+def test_ir_3() -> None:
+    """Every initializer is an input of the graph as well, the new ones too; the old ones go from both."""
+    model = conv(CHANNELS, 3, 3, 3)
+    model.ir_version, model.opset_import[0].version = 3, 8
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    onnx.checker.check_model(model)
+    result = remove_unused(model, fold_batchnorm(model).model)
+    onnx.checker.check_model(result)
+    assert [value.name for value in result.graph.input] == ["x", "w_folded", "b_folded"]
+    (expected,), (actual,) = run(model, x=feed(model)), run(result, x=feed(model))
+    assert relative_error(expected, actual) < TOLERANCE[np.float32]
+
+
+def test_external_weights(tmp_path: Path) -> None:
+    model = conv(CHANNELS, 3, 3, 3)
+    path = tmp_path / "m.onnx"
+    onnx.save_model(
+        copy.deepcopy(model), path, save_as_external_data=True, location="w.bin", size_threshold=0
+    )
+    outside = onnx.load_model(path, load_external_data=False)
+    x = feed(model)
+    folded = fold_batchnorm(outside, str(tmp_path)).model
+    (expected,), (actual,) = run(model, x=x), run(remove_unused(outside, folded), x=x)
+    assert relative_error(expected, actual) < TOLERANCE[np.float32]
+
+
+def test_untouched_parts_keep_every_byte() -> None:
+    model = conv(CHANNELS, 3, 3, 3)
+    model.graph.node.append(node("Relu", ["y"], ["r"], "relu", doc_string="stays"))
+    model.graph.node[-1].metadata_props.add(key="node", value="prop")
+    model.doc_string, model.producer_name = "a model", "test"
+    model.metadata_props.add(key="k", value="v")
+    model.graph.value_info.append(helper.make_tensor_value_info("c", TensorProto.FLOAT, None))
+    model.graph.quantization_annotation.add(tensor_name="c")
+    model.graph.quantization_annotation.add(tensor_name="r")
+    model.graph.initializer.append(numpy_helper.from_array(weight(2), "idle"))
+    add_output(model, "r")
+    folded = fold_batchnorm(model).model
+    assert serialized(folded.graph.initializer)[: len(model.graph.initializer)] == serialized(
+        model.graph.initializer
+    )
+    result = remove_unused(model, folded)
+    assert result.graph.node[-1].SerializeToString() == model.graph.node[-1].SerializeToString()
+    assert [tensor.name for tensor in result.graph.initializer] == ["idle", "w_folded", "b_folded"]
+    assert [a.tensor_name for a in result.graph.quantization_annotation] == ["r"]
+    assert [value.name for value in result.graph.value_info] == []
+    expected = copy.deepcopy(model)
+    for proto in (expected, result):
+        for name in ("node", "initializer", "value_info", "quantization_annotation"):
+            proto.graph.ClearField(name)
+    assert result.SerializeToString(deterministic=True) == expected.SerializeToString(deterministic=True)
