@@ -1,0 +1,154 @@
+"""The command line: exit codes, one line on stderr, JSON alone on stdout, files whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+
+from onnxlr.cli import cli
+from tests.builders import conv_model, weight
+
+QUICK = ["--latency-seconds", "0", "--device", "cpu"]
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A file with one Conv that every scheme can halve."""
+    w = np.einsum("or,rcij->ocij", weight(32, 4, seed=1), weight(4, 32, 3, 3, seed=2))
+    path = tmp_path / "m.onnx"
+    onnx.save(conv_model((w + 1e-3 * weight(32, 32, 3, 3)).astype(np.float32)), path)
+    return path
+
+
+def test_optimize_writes_the_model_and_the_report(model: Path, tmp_path: Path) -> None:
+    out, report = tmp_path / "o.onnx", tmp_path / "r.json"
+    done = invoke("optimize", model, "-o", out, "--report", report, *QUICK)
+    assert done.exit_code == 0, done.stderr
+    assert "1 layers factorized, 0 left alone" in done.stdout
+    assert "not real data" in done.stdout
+    assert len(onnx.load(out).graph.node) > 1
+    data = json.loads(report.read_text())
+    assert data["layers"][0]["name"] == "conv"
+    assert data["validation"]["passed"] is True
+    assert data["latency"] is None
+    assert done.stderr == ""
+
+
+def test_json_is_alone_on_stdout(model: Path, tmp_path: Path) -> None:
+    done = invoke("optimize", model, "-o", tmp_path / "o.onnx", "--json", "--latency-seconds", 0.01)
+    data = json.loads(done.stdout)
+    assert data["settings"]["energy"] == 0.95
+    assert data["latency"]["verdict"] in ("faster", "slower", "no difference beyond noise")
+
+
+@pytest.mark.parametrize(("force", "written"), [([], False), (["--force"], True)])
+def test_a_failed_check_exits_with_1(model: Path, tmp_path: Path, force: list[str], written: bool) -> None:
+    out, report = tmp_path / "o.onnx", tmp_path / "r.json"
+    limit = ["--max-rel-l2", "1e-9"]
+    done = invoke("optimize", model, "-o", out, "--energy", 0.5, "--report", report, *limit, *force, *QUICK)
+    assert done.exit_code == 1
+    assert done.stderr.count("\n") == 1
+    assert "relative L2" in done.stderr
+    assert out.exists() == written
+    assert json.loads(report.read_text())["validation"]["passed"] is False
+
+
+def test_plan_apply_validate(model: Path, tmp_path: Path) -> None:
+    plan, out = tmp_path / "p.json", tmp_path / "o.onnx"
+    assert invoke("plan", model, "-o", plan, "--energy", 0.9).exit_code == 0
+    assert json.loads(plan.read_text())["layers"][0]["name"] == "conv"
+    assert invoke("apply", model, plan, "-o", out).exit_code == 0
+    good = invoke("validate", model, out, "--max-rel-l2", 0.5, *QUICK)
+    assert good.exit_code == 0, good.stderr
+    bad = invoke("validate", model, out, "--max-rel-l2", 1e-9, "--json", *QUICK)
+    assert bad.exit_code == 1
+    assert json.loads(bad.stdout)["validation"]["passed"] is False
+
+
+def test_inspect(model: Path) -> None:
+    table = invoke("inspect", model)
+    assert table.exit_code == 0
+    for text in ("conv", "32×32×3×3", "spatial", "channel-in", "channel-out", "tucker2"):
+        assert text in table.stdout
+    data = json.loads(invoke("inspect", model, "--json").stdout)
+    assert [offer["scheme"] for offer in data["layers"][0]["schemes"]] == [
+        "channel-in",
+        "channel-out",
+        "spatial",
+        "tucker2",
+    ]
+
+
+def test_selection_options_reach_the_plan(model: Path, tmp_path: Path) -> None:
+    options = ["--energy", 0.8, "--scheme", "spatial", "--scheme", "tucker2", "--align", 4, "--gate", "none"]
+    names = ["--include", "c", "--exclude", "zzz", "--input-shape", "x:3,32,11,13"]
+    assert invoke("plan", model, "-o", tmp_path / "p.json", *options, *names).exit_code == 0
+    assert json.loads((tmp_path / "p.json").read_text())["settings"] == {
+        "energy": 0.8,
+        "schemes": ["spatial", "tucker2"],
+        "include": "c",
+        "exclude": "zzz",
+        "align": 4,
+        "gate": "none",
+        "input_shapes": {"x": [3, 32, 11, 13]},
+    }
+
+
+WRONG = {
+    "no such command": (["optimise"], 2, "No such command"),
+    "no output": (["optimize", "m.onnx"], 2, "--output"),
+    "no such model": (["optimize", "none.onnx", "-o", "o.onnx"], 3, "none.onnx: no such file"),
+    "not a model": (["optimize", "text", "-o", "o.onnx"], 3, "text: "),
+    "output folder missing": (["optimize", "m.onnx", "-o", "no/o.onnx"], 2, "the folder no does not exist"),
+    "output is a folder": (["optimize", "m.onnx", "-o", "."], 2, "is a folder"),
+    "report of unknown kind": (["optimize", "m.onnx", "-o", "o.onnx", "--report", "r.txt"], 2, "r.txt"),
+    "energy out of range": (["optimize", "m.onnx", "-o", "o.onnx", "--energy", "1.5"], 2, "energy"),
+    "unknown scheme": (["optimize", "m.onnx", "-o", "o.onnx", "--scheme", "svd"], 2, "svd"),
+    "no regular expression": (["plan", "m.onnx", "-o", "p.json", "--include", "("], 2, "regular expression"),
+    "input shape": (["plan", "m.onnx", "-o", "p.json", "--input-shape", "x=3"], 2, "x=3"),
+    "input shape of zero": (["plan", "m.onnx", "-o", "p.json", "--input-shape", "x:0,1"], 2, "x:0,1"),
+    "input shape for nothing": (
+        ["plan", "m.onnx", "-o", "p.json", "--input-shape", "z:3"],
+        2,
+        "inputs are: x",
+    ),
+    "no such data": (["optimize", "m.onnx", "-o", "o.onnx", "--inputs", "d.npz"], 3, "d.npz: no such file"),
+    "labels without inputs": (["optimize", "m.onnx", "-o", "o.onnx", "--labels", "l.npy"], 3, "give both"),
+    "no such plan": (["apply", "m.onnx", "p.json", "-o", "o.onnx"], 3, "p.json: cannot be read as a plan"),
+    "not a plan": (["apply", "m.onnx", "text", "-o", "o.onnx"], 3, "text: cannot be read as a plan"),
+    "validate a missing model": (["validate", "m.onnx", "none.onnx"], 3, "none.onnx: no such file"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_input(
+    arguments: list[str], code: int, message: str, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model.parent)
+    (model.parent / "text").write_text("this is no model\n")
+    before = sorted(model.parent.iterdir())
+    done = invoke(*arguments)
+    assert done.exit_code == code
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert sorted(model.parent.iterdir()) == before
+
+
+def test_help_names_every_command() -> None:
+    text = invoke("--help").stdout
+    assert all(name in text for name in ("inspect", "optimize", "plan", "apply", "validate"))
+
+
+def test_the_output_may_be_the_input(model: Path) -> None:
+    assert invoke("optimize", model, "-o", model, *QUICK).exit_code == 0
+    assert len(onnx.load(model).graph.node) > 1
+    assert [path.name for path in model.parent.iterdir()] == ["m.onnx"]

@@ -1,0 +1,112 @@
+"""Arrows point down: cli → api → stages → {schemes, selectors, passes} → {conv, linalg}."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+LAYERS = [
+    {"onnxlr.__main__"},
+    {"onnxlr.cli"},
+    {"onnxlr"},
+    {"onnxlr.api"},
+    {"onnxlr.job", "onnxlr.report.table"},
+    {"onnxlr.report"},
+    {"onnxlr.report.files"},
+    {"onnxlr.report.schema"},
+    {"onnxlr.checking"},
+    {"onnxlr.validation", "onnxlr.latency", "onnxlr.inspection", "onnxlr.rewriting"},
+    {"onnxlr.feeds", "onnxlr.planning"},
+    {"onnxlr.runtime", "onnxlr.plan", "onnxlr.factorization"},
+    {"onnxlr.model_file", "onnxlr.analysis", "onnxlr.parallel"},
+    {"onnxlr.external_data", "onnxlr.selectors", "onnxlr.selectors.energy"},
+    {"onnxlr.selectors.base"},
+    {"onnxlr.schemes"},
+    {"onnxlr.schemes.channel_in", "onnxlr.schemes.spatial", "onnxlr.schemes.tucker2"},
+    {"onnxlr.schemes.channel_out"},
+    {"onnxlr.schemes.base"},
+    {"onnxlr.linalg", "onnxlr.conv", "onnxlr.errors"},
+    {"onnxlr.lapack"},
+    {"passes"},
+    {"passes.fold_batchnorm", "passes.remove_unused", "passes.replace_with_chain"},
+    {"passes.graph"},
+]
+HEIGHT = {name: -i for i, layer in enumerate(LAYERS) for name in layer}
+
+ONLY_IN = {
+    "onnxruntime": {"onnxlr.runtime"},
+    "click": {"onnxlr.cli"},
+    "rich": {"onnxlr.cli", "onnxlr.report.table"},
+    "onnx_graphsurgeon": {"passes.replace_with_chain"},
+    "torch": {"models.digits.train", "models.digits.network"},
+    "sklearn": {"models.digits.data"},
+}
+NOT_IN_SCHEMES = {"onnx", "passes"}
+
+
+def module_name(path: Path) -> str:
+    """`onnxlr/report/__init__.py` -> `onnxlr.report`."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {
+    module_name(p): p for folder in ("onnxlr", "passes", "models") for p in (ROOT / folder).rglob("*.py")
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules that a file imports anywhere; names of a package count where they are modules."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (full & MODULES.keys()) or {node.module}
+    return found
+
+
+def test_every_module_has_its_layer() -> None:
+    assert {name for name in MODULES if not name.startswith("models")} == HEIGHT.keys()
+
+
+@pytest.mark.parametrize("name", HEIGHT)
+def test_imports_point_down(name: str) -> None:
+    upwards = {other for other in imports(MODULES[name]) if other in HEIGHT and HEIGHT[other] >= HEIGHT[name]}
+    assert not upwards
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_libraries_stay_in_their_module(library: str) -> None:
+    users = {
+        name for name, path in MODULES.items() if library in {other.split(".")[0] for other in imports(path)}
+    }
+    allowed = ONLY_IN[library] | ({"models.__main__", "models.digits.data"} if library == "click" else set())
+    assert users <= allowed
+    assert users
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in HEIGHT if name.startswith(("onnxlr.schemes", "onnxlr.selectors"))]
+)
+def test_schemes_and_selectors_know_no_onnx(name: str) -> None:
+    assert not NOT_IN_SCHEMES & {other.split(".")[0] for other in imports(MODULES[name])}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("passes")])
+def test_passes_import_nothing_of_onnxlr(name: str) -> None:
+    assert not {other for other in imports(MODULES[name]) if other.startswith("onnxlr")}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in MODULES if name != "onnxlr.cli" and not name.startswith("models")]
+)
+def test_only_the_command_line_prints(name: str) -> None:
+    calls = (
+        node.func for node in ast.walk(ast.parse(MODULES[name].read_text())) if isinstance(node, ast.Call)
+    )
+    assert "print" not in {function.id for function in calls if isinstance(function, ast.Name)}

@@ -1,0 +1,140 @@
+"""Candidates, filters, and plans that account for every layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto, helper
+
+import onnxlr
+from onnxlr.analysis import analyse
+from onnxlr.factorization import LayerWeights
+from onnxlr.model_file import Model
+from onnxlr.planning import aligned_ranks, candidates
+from onnxlr.schemes import all_schemes
+from tests.builders import conv_model, gemm_model, make_model, weight
+
+
+def low_rank_weight(rank: int, *shape: int) -> Any:
+    """A weight whose `shape[0] × rest` unfolding has the given rank, and a little noise."""
+    left, right = weight(shape[0], rank, seed=1), weight(rank, int(np.prod(shape[1:])), seed=2)
+    return (left @ right).reshape(shape) + 1e-3 * weight(*shape)
+
+
+@pytest.mark.parametrize(
+    ("full", "align", "ranks"),
+    [
+        ((27,), 8, [(8,), (16,), (24,), (27,)]),
+        ((16,), 8, [(8,), (16,)]),
+        ((5,), 8, [(5,)]),
+        ((3,), 1, [(1,), (2,), (3,)]),
+        ((8, 20), 16, [(8, 16), (8, 20)]),
+    ],
+)
+def test_ranks_are_aligned_and_never_above_full(full: Any, align: int, ranks: Any) -> None:
+    assert aligned_ranks(full, align) == ranks
+
+
+def test_equal_chains_are_tried_once() -> None:
+    model = gemm_model(weight(32, 16))
+    (layer,) = analyse(model)
+    found = candidates(layer, all_schemes().values(), LayerWeights(Model(model), {}), 8, 1.0)  # type: ignore[arg-type]
+    assert [candidate.scheme for candidate in found] == ["channel-in"]  # type: ignore[union-attr]
+
+
+def chain(**names: str) -> ModelProto:
+    """Three Convs in a row."""
+    values = ["x", "a", "b", "y"]
+    nodes = [
+        helper.make_node("Conv", [values[i], "w"], [values[i + 1]], n) for i, n in enumerate(names.values())
+    ]
+    return make_model(nodes, {"x": ["N", 32, 9, 9]}, ["y"], {"w": low_rank_weight(4, 32, 32, 3, 3)})
+
+
+@pytest.mark.parametrize(
+    ("options", "factorized"),
+    [
+        ({}, ["first", "second", "third"]),
+        ({"include": "^s"}, ["second"]),
+        ({"exclude": "ir"}, ["second"]),
+        ({"include": "r", "exclude": "first"}, ["third"]),
+        ({"include": "nothing"}, []),
+    ],
+)
+def test_filters(options: Any, factorized: list[str]) -> None:
+    plan = onnxlr.plan(chain(a="first", b="second", c="third"), energy=0.9, **options)
+    assert [layer.name for layer in plan.layers] == factorized
+    assert {layer.name for layer in plan.layers} | {item.name for item in plan.skipped} == {
+        "first",
+        "second",
+        "third",
+    }
+    assert all("clude" in item.reason for item in plan.skipped)
+
+
+def test_the_gate_leaves_alone_what_does_not_pay() -> None:
+    model = conv_model(weight(32, 32, 3, 3))
+    gated = onnxlr.plan(model, energy=0.99)
+    assert gated.layers == ()
+    assert gated.skipped[0].reason.startswith("no gain at energy 0.99")
+    (layer,) = onnxlr.plan(model, energy=0.99, gate="none").layers
+    assert layer.macs.after is not None
+    assert layer.macs.before is not None
+    assert layer.macs.after > layer.macs.before
+
+
+def test_too_small_to_gain() -> None:
+    (skipped,) = onnxlr.plan(conv_model(weight(8, 8, 1, 1)), energy=0.5).skipped
+    assert skipped.reason.startswith("too small to gain")
+
+
+def test_refusals_of_all_schemes_are_given() -> None:
+    (skipped,) = onnxlr.plan(conv_model(weight(16, 1, 3, 3), group=16)).skipped
+    assert skipped.reason == "depthwise Conv (group = 16)"
+    (skipped,) = onnxlr.plan(conv_model(weight(16, 16, 3), (9,)), schemes=["spatial"]).skipped
+    assert skipped.reason == "1 spatial axes, needs 2"
+
+
+@pytest.mark.parametrize("energy", [0.5, 0.8, 0.95, 0.999])
+@pytest.mark.parametrize("scheme", list(all_schemes()))
+def test_energy_is_kept_by_the_smallest_rank(scheme: str, energy: float) -> None:
+    model = conv_model(weight(24, 16, 3, 3))
+    (layer,) = onnxlr.plan(model, energy=energy, schemes=[scheme], gate="none", align=1).layers
+    assert layer.energy >= energy
+    assert layer.error == pytest.approx((1 - layer.energy) ** 0.5)
+    (weights,) = analyse(model)
+    residuals = LayerWeights(Model(model), {}).decompose(weights, all_schemes()[scheme]).residuals  # type: ignore[arg-type]
+    for i, r in enumerate(layer.rank):
+        smaller = tuple(q - (i == j) for j, q in enumerate(layer.rank))
+        if r > 1 and len(layer.rank) == 1:
+            assert 1 - residuals[smaller] / residuals[0] < energy
+
+
+def test_a_zero_weight_has_no_error() -> None:
+    (layer,) = onnxlr.plan(conv_model(0 * weight(32, 32, 3, 3))).layers
+    assert (layer.energy, layer.error) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"energy": 0.0}, "energy is a fraction"),
+        ({"align": 0}, "align must be at least 1"),
+        ({"gate": "luck"}, "gate must be one of macs, none"),
+        ({"schemes": ["svd"]}, "no scheme named svd; there are: channel-in"),
+        ({"include": "("}, "no regular expression"),
+        ({"input_shapes": {"z": [1]}}, "input shape given for 'z'"),
+    ],
+)
+def test_wrong_usage(options: Any, message: str) -> None:
+    with pytest.raises(onnxlr.UsageError, match=message):
+        onnxlr.plan(conv_model(weight(8, 8, 3, 3)), **options)
+
+
+def test_a_weight_that_is_not_finite_is_an_error() -> None:
+    w = weight(16, 16, 3, 3)
+    w[0, 0, 0, 0] = np.nan
+    with pytest.raises(onnxlr.ModelError, match="layer 'conv' has NaN"):
+        onnxlr.plan(conv_model(w))

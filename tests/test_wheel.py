@@ -1,0 +1,81 @@
+"""What is installed, and which names are public."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import onnxlr
+
+ROOT = Path(__file__).parent.parent
+
+PUBLIC = {
+    "Checks",
+    "DataError",
+    "Limits",
+    "ModelError",
+    "OnnxlrError",
+    "Plan",
+    "PlanError",
+    "ProviderError",
+    "Report",
+    "Result",
+    "UsageError",
+    "ValidationError",
+    "apply",
+    "inspect",
+    "optimize",
+    "plan",
+    "read_plan",
+    "validate",
+    "write_plan",
+    "write_report",
+}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (path,) = folder.glob("onnxlr-*-py3-none-any.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_the_wheel_has_the_two_packages_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    sources = {str(p.relative_to(ROOT)) for name in ("onnxlr", "passes") for p in (ROOT / name).rglob("*.py")}
+    typed = {"onnxlr/py.typed", "passes/py.typed"}
+    contents = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert contents == sources | typed
+
+
+def test_the_wheel_installs_the_command(wheel: zipfile.ZipFile) -> None:
+    (name,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
+    assert "onnxlr = onnxlr.cli:cli" in wheel.read(name).decode()
+
+
+def test_public_names() -> None:
+    assert set(onnxlr.__all__) == PUBLIC
+    assert {name for name in dir(onnxlr) if name in PUBLIC} == PUBLIC
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_public_names_are_documented(name: str) -> None:
+    assert getattr(onnxlr, name).__doc__
+
+
+@pytest.mark.parametrize(
+    "path", [p for name in ("onnxlr", "passes") for p in (ROOT / name).rglob("*.py")], ids=lambda p: p.name
+)
+def test_all_names_what_is_there(path: Path) -> None:
+    if path.name == "__main__.py":
+        return
+    module = importlib.import_module(
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    )
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
