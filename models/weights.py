@@ -9,7 +9,8 @@ Gaussian core is scaled along three kinds of modes and then rotated:
 2. tap mode u of k is scaled by taps ** u along the height and along the width; as the modes are cosines, the
    taps of one kernel are smoothly correlated;
 3. an orthonormal DCT along every axis turns modes into channels and taps: O(n log n), and no channel is more
-   important than another a priori.
+   important than another a priori. The core of a Gemm is square, as wide as its shorter side, so that the
+   fraction does not depend on how oblong it is.
 
 Rotations keep singular values, so 1. and 2. alone set the spectrum. `models/README.md` compares it with
 that of trained networks.
@@ -47,19 +48,30 @@ class Decay:
 PLAIN = Decay(channels=0.7, taps=0.5)  # spatial Convs of a network without BatchNormalization (VGG-16)
 RESIDUAL = Decay(channels=0.4, taps=0.7)  # spatial Convs of a network with it (ResNet-20, CIFAR-10)
 POINTWISE = Decay(channels=0.3)  # 1x1 Convs (MobileNetV2)
-CLASSIFIER = Decay(channels=0.7)  # Gemms (MobileNetV2's classifier)
+CLASSIFIER = Decay(channels=0.63)  # Gemms (MobileNetV2's classifier)
 
 
 def decaying_weight(rng: np.random.Generator, shape: tuple[int, ...], decay: Decay) -> Array:
     """A weight (M, C) or (M, C, kH, kW) of mean square 1 whose spectrum decays as `decay` says."""
-    weight = rng.standard_normal(shape, dtype=np.float32)
-    for axis, size in enumerate(shape):
+    matrix = len(shape) == 2
+    core = (min(shape), min(shape)) if matrix else shape
+    weight = rng.standard_normal(core, dtype=np.float32)
+    for axis, size in enumerate(core):
         scales = _channel_scales(rng, size, decay) if axis < 2 else _tap_scales(size, decay)
-        weight *= scales.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        weight *= scales.reshape([-1 if i == axis else 1 for i in range(len(core))])
+    weight = _embed(rng, weight, shape) if matrix else weight
     weight *= np.float32(1.0 / np.sqrt(np.vdot(weight, weight) / weight.size))
     for axis, size in enumerate(shape):
         if size > 1:
             weight = fft.idct(weight, axis=axis, norm="ortho", workers=2, overwrite_x=True)
+    return weight
+
+
+def _embed(rng: np.random.Generator, core: Array, shape: tuple[int, ...]) -> Array:
+    """The square core at random rows and columns of zeros: the longer side of a Gemm is all rotation."""
+    weight = np.zeros(shape, np.float32)
+    rows, columns = (np.sort(rng.permutation(size)[: min(shape)]) for size in shape)
+    weight[np.ix_(rows, columns)] = core
     return weight
 
 

@@ -40,11 +40,13 @@ class Model:
         proto: the master copy; tensors in external files are references.
         folder: what locations of external data are relative to.
         name: for messages and reports.
+        file: the file that `proto` was read from, if it was.
     """
 
     proto: ModelProto
     folder: Path = Path()
     name: str = "model in memory"
+    file: Path | None = None
 
     def with_proto(self, proto: ModelProto) -> Model:
         """Another version of this model."""
@@ -59,7 +61,7 @@ class Model:
     def nbytes(self) -> int:
         """Size in bytes of the model with its external data."""
         external = (ExternalData(tensor) for tensor in all_tensors(self.proto) if is_external(tensor))
-        in_file: int = self.proto.ByteSize()
+        in_file: int = self.proto.ByteSize() if self.file is None else self.file.stat().st_size
         return in_file + sum(data.length for data in external)
 
 
@@ -86,7 +88,7 @@ def _read(path: Path) -> Model:
         raise ModelError(f"{path}: cannot be read as an ONNX model ({error})") from error
     if not proto.graph.node:
         raise ModelError(f"{path}: not an ONNX model, or one without nodes")
-    return Model(proto, path.parent, path.name)
+    return Model(proto, path.parent, path.name, path)
 
 
 def read_tensor(model: Model, tensor: TensorProto) -> NDArray[np.generic]:
@@ -95,8 +97,12 @@ def read_tensor(model: Model, tensor: TensorProto) -> NDArray[np.generic]:
 
 
 def model_hash(model: Model) -> str:
-    """SHA-256 over the model's protobuf and its external data, as `sha256:<hex>`."""
-    digest = hashlib.sha256(model.proto.SerializeToString(deterministic=True))
+    """`sha256:<hex>` over the model's file (of a model in memory: what would be its file) and external data."""
+    if model.file is None:
+        digest = hashlib.sha256(model.proto.SerializeToString(deterministic=True))
+    else:
+        with model.file.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
     for tensor in filter(is_external, all_tensors(model.proto)):
         for block in ExternalData(tensor).blocks(model.folder):
             digest.update(block)

@@ -136,8 +136,9 @@ def _candidate(
     total = residuals[(0,) * residuals.ndim]
     error = residuals[tuple(np.array(ranks).T)] / (total if total > 0 else 1.0)
     chains = (layer.relative_macs(scheme.chain(layer.conv, rank)) for rank in ranks)
-    cost = np.fromiter(chains, np.float64, len(ranks)) / scheme.efficiency(layer.conv)
-    return Candidate(layer.name, scheme.name, ranks, cost, error, limit)
+    macs = np.fromiter(chains, np.float64, len(ranks))
+    cost = macs / scheme.efficiency(layer.conv)
+    return Candidate(layer.name, scheme.name, ranks, macs, cost, error, limit)
 
 
 def _planned(layer: Layer, scheme: Scheme, rank: Rank, weights: LayerWeights) -> PlannedLayer:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 __all__ = [
@@ -12,6 +14,7 @@ __all__ = [
     "all_tensors",
     "attributes",
     "constant_tensors",
+    "copy_model",
     "count_reads",
     "free_name",
     "reads_of",
@@ -107,6 +110,34 @@ def free_name(wanted: str, taken: set[str]) -> str:
         name = f"{wanted}_{count}"
     taken.add(name)
     return name
+
+
+def copy_model(model: ModelProto, without: Collection[str] = ()) -> ModelProto:
+    """A copy that lacks some initializers of the main graph; weights that are left out are never copied."""
+    copy = ModelProto()
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in without]
+    if UnknownFieldSet(model) or UnknownFieldSet(model.graph):  # of a newer ONNX: only a full copy keeps them
+        copy.CopyFrom(model)
+        del copy.graph.initializer[:]
+        copy.graph.initializer.extend(kept)
+        return copy
+    _copy_fields(model, copy, without=["graph"])
+    _copy_fields(model.graph, copy.graph, without=["initializer"])
+    copy.graph.initializer.extend(kept)
+    return copy
+
+
+def _copy_fields(source: Message, target: Message, without: Collection[str]) -> None:
+    """Copy every field that is set, but for those named."""
+    for field, value in source.ListFields():
+        if field.name in without:
+            continue
+        if isinstance(value, Message):
+            getattr(target, field.name).CopyFrom(value)
+        elif isinstance(value, str | bytes | int | float):
+            setattr(target, field.name, value)
+        else:
+            getattr(target, field.name).extend(value)
 
 
 def add_initializers(model: ModelProto, tensors: Iterable[TensorProto]) -> None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto
 
-from passes.graph import count_reads, reads_of
+from passes.graph import copy_model, count_reads, reads_of
 
 __all__ = ["remove_unused"]
 
@@ -29,9 +29,9 @@ def remove_unused(before: ModelProto, after: ModelProto) -> ModelProto:
     gone = _vanished(before.graph, after.graph) | unread
     if not gone:
         return after
-    result = ModelProto()
-    result.CopyFrom(after)
-    _strip(result.graph, unread, gone)
+    stored = {tensor.name for tensor in after.graph.initializer if tensor.name in unread}
+    result = copy_model(after, without=stored)
+    _strip(result.graph, stored, unread, gone)
     return result
 
 
@@ -49,24 +49,22 @@ def _unread(graph: GraphProto, was_read: set[str]) -> set[str]:
 
 
 def _vanished(before: GraphProto, after: GraphProto) -> set[str]:
-    """Values that nodes of `before` computed and no node of `after` does."""
+    """Values that `before` computed or stored and `after` does not."""
 
-    def computed(graph: GraphProto) -> set[str]:
-        return {name for node in graph.node for name in node.output if name}
+    def known(graph: GraphProto) -> set[str]:
+        computed = {name for node in graph.node for name in node.output if name}
+        return computed | {tensor.name for tensor in graph.initializer}
 
-    return computed(before) - computed(after)
+    return known(before) - known(after)
 
 
-def _strip(graph: GraphProto, unread: set[str], gone: set[str]) -> None:
+def _strip(graph: GraphProto, stored: set[str], unread: set[str], gone: set[str]) -> None:
+    """Drop inputs that were initializers, nodes of unread values, and notes on vanished values."""
+
     def computes_unread(node: NodeProto) -> bool:
         return any(name in unread for name in node.output)
 
-    def is_unread(tensor: TensorProto) -> bool:
-        return tensor.name in unread
-
-    stored = {tensor.name for tensor in graph.initializer if is_unread(tensor)}
     _drop(graph.node, [computes_unread(node) for node in graph.node])
-    _drop(graph.initializer, [is_unread(tensor) for tensor in graph.initializer])
     _drop(graph.input, [value.name in stored for value in graph.input])
     _drop(graph.value_info, [value.name in gone for value in graph.value_info])
     _drop(graph.quantization_annotation, [a.tensor_name in gone for a in graph.quantization_annotation])

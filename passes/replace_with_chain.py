@@ -4,8 +4,7 @@
 
 onnx-graphsurgeon builds the new nodes; they are spliced into the model where the old node was. The output
 name and the inputs beyond the weight (a Conv's bias, a Gemm's C) go to the last node. An array that appears
-in several chains becomes one initializer: weights that were shared stay shared. The replaced weights stay in
-the model for `remove_unused`.
+in X
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from passes.graph import add_initializers, free_name, value_names
+from passes.graph import add_initializers, copy_model, count_reads, free_name, value_names
 
 __all__ = ["ChainNode", "replace_with_chain"]
 
@@ -51,8 +50,7 @@ def replace_with_chain(model: ModelProto, chains: Mapping[str, Sequence[ChainNod
     Raises:
         KeyError: a name is no output of a node in the main graph.
     """
-    result = ModelProto()
-    result.CopyFrom(model)
+    result = copy_model(model, without=_freed_weights(model.graph, set(chains)))
     del result.graph.node[:]
     splicer = _Splicer(value_names(model.graph))
     missing = set(chains)
@@ -64,6 +62,15 @@ def replace_with_chain(model: ModelProto, chains: Mapping[str, Sequence[ChainNod
         raise KeyError(f"no node of the main graph has the output {sorted(missing)}")
     add_initializers(result, splicer.tensors)
     return result
+
+
+def _freed_weights(graph: GraphProto, replaced: set[str]) -> set[str]:
+    """Weights that only the replaced nodes read."""
+    reads = count_reads(graph)
+    weights = [node.input[1] for node in graph.node if not replaced.isdisjoint(node.output)]
+    reads.subtract(weights)
+    inputs = {value.name for value in graph.input}  # stay until `remove_unused` takes both
+    return {name for name in weights if not reads[name] and name not in inputs}
 
 
 class _Splicer:

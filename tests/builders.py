@@ -92,7 +92,7 @@ def constants(prefix: str, channels: int, seed: int = 1, dtype: Any = np.float32
 
 
 def conv_bn_model(w: Array, bias: bool = True, **attributes: Any) -> ModelProto:
-    """`y = BatchNormalization(Conv(x, w[, b]))`, x of shape `(N, C, 9, 7)`; attributes of the normalization."""
+    """`y = BatchNormalization(Conv(x, w[, b]))`, x of shape `(N, C, 9, 7)`; attributes are the last one's."""
     norm = constants("bn", w.shape[0], dtype=w.dtype)
     weights = {"w": w} | ({"b": weight(w.shape[0], seed=9, dtype=w.dtype)} if bias else {})
     nodes = [

@@ -22,6 +22,7 @@ class Candidate:
         layer: the layer's name.
         scheme: the scheme's name.
         ranks: what may be chosen.
+        macs: `(len(ranks),)`, multiply-accumulates of the chain by those of the layer.
         cost: `(len(ranks),)`, predicted cost of the chain by that of the layer.
         error: `(len(ranks),)`, ‖W − Ŵ‖² / ‖W‖².
         limit: cost below which the gate lets a chain pass; infinite without a gate.
@@ -30,6 +31,7 @@ class Candidate:
     layer: str
     scheme: str
     ranks: Sequence[Rank]
+    macs: NDArray[np.float64]
     cost: NDArray[np.float64]
     error: NDArray[np.float64]
     limit: float

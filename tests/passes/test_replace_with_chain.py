@@ -165,7 +165,7 @@ def test_equal_arrays_that_are_not_the_same_stay_apart() -> None:
     model = two_layers("", w)
     chains = {output: [ChainNode("Gemm", w.copy(), "a", {"transB": 1})] for output in ("h", "y")}
     result = replace_with_chain(model, chains)
-    assert set(initializers(result)) == {"w", "idle", "h_a_weight", "y_a_weight"}
+    assert set(initializers(result)) == {"idle", "h_a_weight", "y_a_weight"}  # w is not copied
 
 
 def test_untouched_parts_keep_every_byte() -> None:
@@ -221,3 +221,15 @@ def test_ir_3() -> None:
     assert {v.name for v in result.graph.input} == {"x", "b", "c0", "gemm_a_weight", "gemm_b_weight"}
     x = weight(3, 9)
     assert relative_error(run(model, x=x)[0], run(result, x=x)[0]) < TOLERANCE
+
+
+def test_what_the_model_says_of_a_replaced_weight_goes_with_it() -> None:
+    model = gemm_model(weight(6, 6))
+    for name in ("w", "x"):
+        model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+        model.graph.quantization_annotation.add(tensor_name=name)
+    chain = [ChainNode("Gemm", weight(6, 6), "a")]
+    result = remove_unused(model, replace_with_chain(model, {"y": chain})).graph
+    assert [tensor.name for tensor in result.initializer] == ["gemm_a_weight"]
+    assert [value.name for value in result.value_info] == ["x"]
+    assert [annotation.tensor_name for annotation in result.quantization_annotation] == ["x"]

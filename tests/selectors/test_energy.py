@@ -13,7 +13,7 @@ from onnxlr.selectors.energy import Selector
 
 def candidate(scheme: str, cost: list[float], error: list[float], limit: float = 1.0) -> Candidate:
     ranks = [(8 * (i + 1),) for i in range(len(cost))]
-    return Candidate("layer", scheme, ranks, np.array(cost), np.array(error), limit)
+    return Candidate("layer", scheme, ranks, np.array(cost), np.array(cost), np.array(error), limit)
 
 
 @pytest.mark.parametrize(

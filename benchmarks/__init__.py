@@ -1,0 +1,1 @@
+"""Side-by-side measurements. `python -m benchmarks.NAME` runs one and writes `benchmarks/results/NAME.json`."""

@@ -1,0 +1,209 @@
+"""ONNX Runtime: devices are what they claim to be, failures are one clear line."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from onnxlr import runtime
+from onnxlr.errors import ModelError, ProviderError
+from onnxlr.model_file import Model, load
+from onnxlr.runtime import DEVICES, Device, Session, Value, find_device, ort_version
+from tests.builders import gemm_model, make_model, weight
+
+W = weight(8, 5)
+
+
+def cpu(proto: ModelProto, **options: Any) -> Session:
+    return Session(Model(proto, name="net.onnx"), find_device("cpu"), threads=1, **options)
+
+
+def has_gpu() -> bool:
+    try:
+        return find_device("cuda").name == "cuda"
+    except ProviderError:
+        return False
+
+
+def test_cpu() -> None:
+    assert find_device("cpu") == Device("cpu", "CPUExecutionProvider")
+    session = cpu(gemm_model(W))
+    assert (session.device.name, session.threads) == ("cpu", 1)
+
+
+def test_cuda_is_there_or_an_error() -> None:
+    """Never a silent fallback: where find_device gives CUDA, a session really runs on it."""
+    if not has_gpu():
+        with pytest.raises(ProviderError, match=r"device cuda: .*use --device cpu") as error:
+            find_device("cuda")
+        assert error.value.exit_code == 4
+        assert "\n" not in str(error.value)
+        assert find_device("auto") == find_device("cpu")
+        return
+    assert find_device("auto") == find_device("cuda") == Device("cuda", "CUDAExecutionProvider")
+    session = Session(Model(gemm_model(W)), find_device("cuda"))
+    (y,) = session.run({"x": weight(3, 8)})
+    np.testing.assert_allclose(y, weight(3, 8) @ W, atol=2e-3)  # TF32
+
+
+@pytest.mark.skipif(has_gpu(), reason="on a machine with a GPU it loads")
+def test_a_session_never_falls_back() -> None:
+    with pytest.raises((ProviderError, ModelError), match=r"net\.onnx"):
+        Session(Model(gemm_model(W), name="net.onnx"), Device("cuda", "CUDAExecutionProvider"))
+
+
+def test_auto_falls_back_where_the_provider_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime.ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    assert find_device("auto").name == "cpu"
+    with pytest.raises(ProviderError, match="install onnxruntime-gpu"):
+        find_device("cuda")
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "CPU", "cuda:0", "tpu"])
+def test_unknown_devices(name: str) -> None:
+    with pytest.raises(ValueError, match="auto, cpu, cuda"):
+        find_device(name)
+    assert name not in DEVICES
+
+
+def unknown_operator(proto: ModelProto) -> None:
+    proto.graph.node[0].op_type = "Gemmm"
+
+
+def missing_value(proto: ModelProto) -> None:
+    proto.graph.node[0].input[1] = "nowhere"
+
+
+def no_opset(proto: ModelProto) -> None:
+    del proto.opset_import[:]
+
+
+def damaged_weight(proto: ModelProto) -> None:
+    proto.graph.initializer[0].raw_data = b"\0" * 7
+
+
+def future_ir(proto: ModelProto) -> None:
+    proto.ir_version = 99
+
+
+@pytest.mark.parametrize("damage", [unknown_operator, missing_value, no_opset, damaged_weight, future_ir])
+def test_broken_models(damage: Any) -> None:
+    proto = gemm_model(W)
+    damage(proto)
+    with pytest.raises(ModelError, match=r"net\.onnx: ONNX Runtime cannot load it: .+") as error:
+        cpu(proto)
+    assert "\n" not in str(error.value)
+
+
+FEEDS: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "another name": {"z": weight(3, 8)},
+    "one too many": {"x": weight(3, 8), "z": weight(3, 8)},
+    "wrong size": {"x": weight(3, 7)},
+    "wrong rank": {"x": weight(3, 8, 1)},
+    "wrong type": {"x": weight(3, 8, dtype=np.float64)},
+    "no array": {"x": "text"},
+}
+
+
+@pytest.mark.parametrize("feed", FEEDS.values(), ids=FEEDS.keys())
+def test_wrong_feeds(feed: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match=r"net\.onnx: ONNX Runtime cannot run it: .+") as error:
+        cpu(gemm_model(W)).run(feed)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("optimize", [False, True])
+def test_run(optimize: bool) -> None:
+    b = weight(5, seed=3)
+    session = cpu(gemm_model(W, b), optimize=optimize)
+    assert session.output_names == ["y"]
+    (y,) = session.run({"x": weight(3, 8)})
+    np.testing.assert_allclose(y, weight(3, 8).astype(np.float64) @ W + b, atol=1e-6)
+
+
+def test_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.onnx"
+    copied = copy.deepcopy(gemm_model(W))
+    onnx.save_model(copied, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    expected = weight(3, 8).astype(np.float64) @ W
+    device = find_device("cpu")
+    (y,) = Session(load(path), device).run({"x": weight(3, 8)})
+    np.testing.assert_allclose(y, expected, atol=1e-6)
+    monkeypatch.chdir(tmp_path)
+    (y,) = Session(load("m.onnx"), device).run({"x": weight(3, 8)})
+    np.testing.assert_allclose(y, expected, atol=1e-6)
+
+
+def test_external_data_that_vanished(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save_model(gemm_model(W), path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    model = load(path)
+    (tmp_path / "w.bin").unlink()
+    with pytest.raises(ModelError, match="ONNX Runtime cannot load it"):
+        Session(model, find_device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("element", "dtype"),
+    [
+        (TensorProto.FLOAT, np.float32),
+        (TensorProto.DOUBLE, np.float64),
+        (TensorProto.FLOAT16, np.float16),
+        (TensorProto.INT64, np.int64),
+        (TensorProto.UINT8, np.uint8),
+        (TensorProto.BOOL, np.bool_),
+    ],
+)
+def test_input_types(element: int, dtype: Any) -> None:
+    proto = make_model(
+        [helper.make_node("Identity", ["x"], ["y"])], {"x": ["N", 3, 7]}, ["y"], {}, dtype=element
+    )
+    assert cpu(proto).inputs == [Value("x", np.dtype(dtype), ("N", 3, 7))]
+
+
+@pytest.mark.parametrize(("shape", "expected"), [([], ()), (["N"], ("N",)), ([None, 2], (None, 2))])
+def test_input_shapes(shape: Any, expected: Any) -> None:
+    proto = make_model([helper.make_node("Identity", ["x"], ["y"])], {"x": shape}, ["y"], {})
+    assert cpu(proto).inputs[0].shape == expected
+
+
+def test_input_of_strings_is_refused() -> None:
+    proto = make_model(
+        [helper.make_node("Identity", ["x"], ["y"])], {"x": [2]}, ["y"], {}, dtype=TensorProto.STRING
+    )
+    with pytest.raises(ModelError, match="'x' of type"):
+        _ = cpu(proto).inputs
+
+
+@pytest.mark.parametrize("ir_version", [3, 8])
+def test_inputs_with_a_default_are_left_out(ir_version: int) -> None:
+    proto = gemm_model(W)
+    proto.ir_version, proto.opset_import[0].version = ir_version, 13
+    proto.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, W.shape))
+    assert [entry.name for entry in cpu(proto).inputs] == ["x"]
+
+
+def test_several_outputs_keep_their_order() -> None:
+    nodes = [helper.make_node("Neg", ["x"], ["z"]), helper.make_node("Abs", ["x"], ["a"])]
+    session = cpu(make_model(nodes, {"x": [2]}, ["z", "a"], {}))
+    assert session.output_names == ["z", "a"]
+    x = np.array([-1.0, 2.0], np.float32)
+    z, a = session.run({"x": x})
+    assert (z.tolist(), a.tolist()) == ([1.0, -2.0], [1.0, 2.0])
+
+
+def test_the_model_is_left_alone() -> None:
+    proto = gemm_model(W)
+    proto.graph.initializer.append(numpy_helper.from_array(W, "idle"))
+    stored = proto.SerializeToString()
+    cpu(proto).run({"x": weight(3, 8)})
+    assert proto.SerializeToString() == stored
+
+
+def test_version() -> None:
+    assert ort_version().count(".") >= 2
