@@ -1,1 +1,1 @@
-"""Side-by-side measurements. `python -m benchmarks.NAME` runs one and writes `benchmarks/results/NAME.json`."""
+"""Side-by-side measurements: `python -m benchmarks.NAME` runs one and writes `results/NAME.json`."""

@@ -1,7 +1,7 @@
 """Seconds to plan and rewrite, without validation: all cores, and one core with one BLAS thread.
 
-Each run is a new process; its time includes loading the model and leaves out importing and saving. Runs of the
-two settings alternate. `python -m benchmarks.optimize_time [--energy 0.9] [--runs 3] [MODEL ...]`
+Each run is a new process; its time includes loading the model and leaves out importing and saving. Runs of
+the two settings alternate. `python -m benchmarks.optimize_time [--energy 0.9] [--runs 3] [MODEL ...]`
 """
 
 from __future__ import annotations

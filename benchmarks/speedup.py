@@ -1,7 +1,7 @@
 """Speed-up of each scheme at half the MACs of every layer, original and result alternated in ONNX Runtime.
 
-k×k Convs go by the scheme, 1×1 Convs and Gemms by the SVD pair. Each layer gets the largest aligned rank with at
-most half its MACs; a layer without one is left alone. Batch 1.
+k×k Convs go by the scheme, 1×1 Convs and Gemms by the SVD pair. Each layer gets the largest aligned rank with
+at most half its MACs; a layer without one is left alone. Batch 1.
 `python -m benchmarks.speedup [--ratio 0.5] [--seconds 10] [--threads 1] [MODEL ...]`
 """
 

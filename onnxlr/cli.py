@@ -220,6 +220,8 @@ def optimize(model: Path, output: Path, **options: Any) -> None:
         click.echo(to_json(result.report.to_dict()))
     else:
         _print(lambda width: render_report(result.report, width))
+        if passed or force:
+            click.echo(f"wrote {output}")
     if validation is not None and not passed:
         written = "written because of --force" if force else "not written"
         raise ValidationError(f"{'; '.join(validation.violations)}; {output} was {written}")
@@ -236,6 +238,7 @@ def plan(model: Path, output: Path, **options: Any) -> None:
         made = onnxlr.plan(model, progress=progress, **_with_selector(_with_shapes(options)))
     onnxlr.write_plan(made, output)
     _print(lambda width: render_plan(made.layers, made.skipped, width))
+    click.echo(f"wrote {output}")
 
 
 @cli.command()
@@ -253,6 +256,7 @@ def apply(model: Path, plan: Path, output: Path, reports: Sequence[Path], worker
     for report in reports:
         onnxlr.write_report(result.report, report)
     _print(lambda width: render_report(result.report, width))
+    click.echo(f"wrote {output}")
 
 
 @cli.command()

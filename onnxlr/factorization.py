@@ -138,7 +138,8 @@ def balance(factors: Sequence[Array]) -> list[Array]:
 
 def _norms(factor: Array, axis: int) -> Array:
     """Norms along one axis; 1 for a zero row, which no scale can balance."""
-    norms: Array = np.linalg.norm(np.moveaxis(factor, axis, 0).reshape(factor.shape[axis], -1), axis=1)
+    letters = "abcdefg"[: factor.ndim]
+    norms = np.sqrt(np.einsum(f"{letters},{letters}->{letters[axis]}", factor, factor))
     return np.where(norms > np.finfo(np.float64).tiny, norms, 1.0)
 
 

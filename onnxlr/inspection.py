@@ -9,7 +9,7 @@ from typing import Any
 from onnxlr.analysis import Layer, Skipped
 from onnxlr.factorization import LayerWeights
 from onnxlr.parallel import Progress, map_layers
-from onnxlr.planning import GATES, LARGE_WORK, candidates, gram_work
+from onnxlr.planning import GATES, candidates, gram_work
 from onnxlr.schemes import Rank, Scheme
 from onnxlr.selectors import Candidate
 from onnxlr.selectors.energy import keeps_energy
@@ -83,7 +83,6 @@ def inspect_layers(
         inspect,
         layers,
         gram_work,
-        LARGE_WORK,
         workers,
         lambda done: progress("Analysing weights", done, len(layers)),
     )

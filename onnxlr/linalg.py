@@ -7,6 +7,7 @@ singular value.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -87,17 +88,25 @@ def _wide(matrix: Matrix) -> Matrix:
 
 def _gram(matrix: Matrix) -> Float:
     """A Aᵀ in float64 for a wide matrix, block by block: only one block is ever converted."""
-    gram = np.zeros((len(matrix), len(matrix)))
-    for start in range(0, matrix.shape[1], _BLOCK):
-        block = matrix[:, start : start + _BLOCK].astype(np.float64)
-        gram += block @ block.T
+    gram, part = np.zeros((2, len(matrix), len(matrix)))
+    for _, block in _float64_blocks(matrix):
+        gram += np.matmul(block, block.T, out=part)
     return gram
 
 
 def _project(basis: Float, matrix: Matrix) -> Float:
     """Qᵀ A in float64, block by block."""
     result = np.empty((basis.shape[1], matrix.shape[1]))
-    for start in range(0, matrix.shape[1], _BLOCK):
-        block = matrix[:, start : start + _BLOCK].astype(np.float64)
-        np.matmul(basis.T, block, out=result[:, start : start + _BLOCK])
+    for columns, block in _float64_blocks(matrix):
+        np.matmul(basis.T, block, out=result[:, columns])
     return result
+
+
+def _float64_blocks(matrix: Matrix) -> Iterator[tuple[slice, Float]]:
+    """Blocks of columns in float64, each valid until the next one: they share one buffer."""
+    buffer = np.empty((len(matrix), min(_BLOCK, matrix.shape[1])))
+    for start in range(0, matrix.shape[1], _BLOCK):
+        part = matrix[:, start : start + _BLOCK]
+        block = buffer[:, : part.shape[1]]
+        np.copyto(block, part)
+        yield slice(start, start + part.shape[1]), block

@@ -97,7 +97,7 @@ def read_tensor(model: Model, tensor: TensorProto) -> NDArray[np.generic]:
 
 
 def model_hash(model: Model) -> str:
-    """`sha256:<hex>` over the model's file (of a model in memory: what would be its file) and external data."""
+    """`sha256:<hex>` over the model's file (in memory: what would be its file) and its external data."""
     if model.file is None:
         digest = hashlib.sha256(model.proto.SerializeToString(deterministic=True))
     else:

@@ -1,14 +1,10 @@
-"""Run a function over layers: large ones one after the other, the rest in threads.
-
-A large layer uses every core through the BLAS library, small ones use one BLAS thread each (BLAS threads
-gain nothing on small matrices and disturb each other).
-"""
+"""Run a function over layers, in threads."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cache
 from typing import TypeVar
 
@@ -41,32 +37,26 @@ def map_layers(
     function: Callable[[T], R],
     items: Sequence[T],
     work: Callable[[T], float],
-    large: float,
     workers: int,
     report: Callable[[int], None],
 ) -> list[R]:
-    """`[function(item) for item in items]`, computed largest first.
+    """`[function(item) for item in items]`, computed in threads, the largest first.
+
+    Each thread has one BLAS thread: several gain nothing on small matrices and disturb each other, and so the
+    results do not depend on the number of workers.
 
     Args:
         function: releases Python's lock where it spends its time.
         items: what to compute.
         work: relative cost of an item.
-        large: cost from which an item gets all cores for itself.
-        workers: number of cores to use.
+        workers: number of threads.
         report: called with the number of items done.
     """
     order = sorted(range(len(items)), key=lambda i: -work(items[i]))
     results: dict[int, R] = {}
-
-    def collect(indices: Iterable[int], values: Iterable[R]) -> None:
-        for index, value in zip(indices, values, strict=True):
-            results[index] = value
-            report(len(results))
-
-    first = [i for i in order if work(items[i]) >= large]
-    rest = order[len(first) :]
-    with _blas().limit(limits=workers):
-        collect(first, (function(items[i]) for i in first))
     with _blas().limit(limits=1), ThreadPoolExecutor(workers) as pool:
-        collect(rest, pool.map(lambda i: function(items[i]), rest))
+        started = {pool.submit(function, items[i]): i for i in order}
+        for future in as_completed(started):
+            results[started[future]] = future.result()
+            report(len(results))
     return [results[i] for i in range(len(items))]

@@ -16,13 +16,10 @@ from onnxlr.plan import BeforeAfter, PlannedLayer
 from onnxlr.schemes import Decomposition, Rank, Scheme
 from onnxlr.selectors import Candidate, Choice, RankSelector
 
-__all__ = ["GATES", "LARGE_WORK", "aligned_ranks", "candidates", "filter_layers", "gram_work", "plan_layers"]
+__all__ = ["GATES", "aligned_ranks", "candidates", "filter_layers", "gram_work", "plan_layers"]
 
 GATES: Mapping[str, float] = {"macs": 1.0, "none": np.inf}
 """Cost below which a chain may replace its layer, by the name of the gate."""
-
-LARGE_WORK = 1e10
-"""Multiply-accumulates of a Gram matrix from which a layer gets all cores for itself."""
 
 
 def filter_layers(
@@ -92,7 +89,6 @@ def plan_layers(
         lambda layer: candidates(layer, schemes.values(), weights, align, GATES[gate]),
         layers,
         gram_work,
-        LARGE_WORK,
         workers,
         lambda done: progress("Analysing weights", done, len(layers)),
     )

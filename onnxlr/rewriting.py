@@ -14,7 +14,7 @@ from onnxlr.conv import ConvSpec
 from onnxlr.factorization import LayerWeights
 from onnxlr.model_file import Model
 from onnxlr.parallel import Progress, map_layers
-from onnxlr.planning import LARGE_WORK, gram_work
+from onnxlr.planning import gram_work
 from onnxlr.schemes import Rank, Scheme
 from passes import ChainNode, remove_unused, replace_with_chain
 from passes.graph import attributes
@@ -54,7 +54,6 @@ def rewrite(
         lambda replacement: _stored_factors(replacement, weights),
         list(unique.values()),
         lambda replacement: gram_work(replacement.layer),
-        LARGE_WORK,
         workers,
         lambda done: progress("Factorizing", done, len(unique)),
     )

@@ -4,7 +4,8 @@
 
 onnx-graphsurgeon builds the new nodes; they are spliced into the model where the old node was. The output
 name and the inputs beyond the weight (a Conv's bias, a Gemm's C) go to the last node. An array that appears
-in X
+in several chains becomes one initializer: weights that were shared stay shared. Initializers that only the
+old nodes read are not copied; what else became unused is left to `remove_unused`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxlr.analysis import Skipped
-from onnxlr.inspection import Inspection
+from onnxlr.inspection import InspectedLayer, Inspection
 from onnxlr.latency import Latency
 from onnxlr.plan import BeforeAfter, PlannedLayer
 from onnxlr.report.schema import Report, Totals
@@ -31,10 +31,9 @@ def render_plan(
     layers: Sequence[PlannedLayer], skipped: Sequence[Skipped], width: int = 80
 ) -> Iterator[RenderableType]:
     """The factorized layers, and the others by reason."""
-    table = _table("layer", "weight", "scheme", ">rank", ">params", ">MACs", ">energy", ">error")
-    for layer in layers:
-        table.add_row(
-            _short(layer.name, width - 62),
+    rows = [
+        (
+            layer.name,
             _dims(layer.weight_shape),
             layer.scheme,
             _dims(layer.rank),
@@ -43,8 +42,11 @@ def render_plan(
             f"{layer.energy:.3f}",
             f"{layer.error:.3f}",
         )
-    if layers:
-        yield table
+        for layer in layers
+    ]
+    if rows:
+        columns = ("layer", "weight", "scheme", ">rank", ">params", ">MACs", ">energy", ">error")
+        yield _table(columns, rows, width)
     yield Text(f"{len(layers)} layers factorized, {len(skipped)} left alone", style="bold")
     yield from _reasons(skipped)
 
@@ -63,48 +65,56 @@ def render_checks(
 
 def render_inspection(inspection: Inspection, width: int = 80) -> Iterator[RenderableType]:
     """Every layer with its cost, and for each scheme the rank that each energy needs."""
-    energies = [f">{energy:g}" for energy in inspection.energies]
-    table = _table("layer", "weight", ">params", ">MACs", *energies)
-    for layer in inspection.layers:
-        macs = "?" if layer.macs is None else _count(layer.macs)
-        name = _short(layer.name, width - 38 - 9 * len(energies))
-        table.add_row(name, _dims(layer.weight_shape), _count(layer.params), macs, style="bold")
-        for offer in layer.schemes:
-            ranks = ["-" if rank is None else _dims(rank) for rank in offer.ranks]
-            table.add_row(f"  {offer.scheme}", "", "", "", *ranks)
-    if inspection.layers:
-        yield table
+    rows = [row for layer in inspection.layers for row in _inspection_rows(layer, len(inspection.energies))]
+    if rows:
+        energies = (f">{energy:g}" for energy in inspection.energies)
+        yield _table(("layer", "weight", ">params", ">MACs", *energies), rows, width)
         yield Text("Numbers on the right: rank that keeps this much of the energy; - if that does not pay.")
     yield Text(f"{len(inspection.layers)} layers, {len(inspection.skipped)} left alone", style="bold")
     yield from _reasons(inspection.skipped)
 
 
-def _table(*columns: str) -> Table:
-    """Columns by name; a leading > aligns to the right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+def _inspection_rows(layer: InspectedLayer, energies: int) -> Iterator[tuple[str, ...]]:
+    macs = "?" if layer.macs is None else _count(layer.macs)
+    yield layer.name, _dims(layer.weight_shape), _count(layer.params), macs, *[""] * energies
+    for offer in layer.schemes:
+        ranks = ("-" if rank is None else _dims(rank) for rank in offer.ranks)
+        yield f"  {offer.scheme}", "", "", "", *ranks
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
+    """A table; a leading > aligns a column to the right, and the first column gets what the others leave."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
     for column in columns:
         name = column.removeprefix(">")
         table.add_column(name, justify="left" if name == column else "right", no_wrap=True)
+    # one blank between columns and at either edge
+    taken = sum(max(len(cell) for cell in cells) + 1 for cells in list(zip(columns, *rows, strict=True))[1:])
+    for first, *rest in rows:
+        table.add_row(Text(_short(first, width - taken - 3)), *rest)
     return table
 
 
 def _totals(totals: Totals) -> Table:
-    table = _table("total", ">before", ">after", ">kept")
+    rows = []
     for name, value in (("params", totals.params), ("MACs", totals.macs), ("bytes", totals.bytes)):
-        if value.before is None or value.after is None:
-            table.add_row(name, "?", "?", "?")
-        else:
-            table.add_row(name, _count(value.before), _count(value.after), _ratio(value))
-    return table
+        counts = ("?" if count is None else _count(count) for count in (value.before, value.after))
+        rows.append((name, *counts, _ratio(value)))
+    return _table(("total", ">before", ">after", ">kept"), rows, 80)
 
 
 def _validation(validation: Validation) -> Iterator[RenderableType]:
-    table = _table("output", ">max abs", ">rel. L2", ">cosine", ">top-1 agreement")
-    for output in validation.outputs:
-        agreement = "" if output.top1_agreement is None else f"{output.top1_agreement:.2%}"
-        values = (f"{output.max_abs:.3g}", f"{output.rel_l2:.3g}", f"{output.cosine:.6f}", agreement)
-        table.add_row(_short(output.name), *values)
-    yield table
+    rows = [
+        (
+            output.name,
+            f"{output.max_abs:.3g}",
+            f"{output.rel_l2:.3g}",
+            f"{output.cosine:.6f}",
+            "" if output.top1_agreement is None else f"{output.top1_agreement:.2%}",
+        )
+        for output in validation.outputs
+    ]
+    yield _table(("output", ">max abs", ">rel. L2", ">cosine", ">top-1 agreement"), rows, 80)
     yield Text(f"on {validation.samples} samples: {validation.inputs}")
     for output in validation.outputs:
         if output.top1_before is not None:
@@ -154,5 +164,5 @@ def _dims(sizes: Sequence[int]) -> str:
 
 def _short(name: str, limit: int = 24) -> str:
     """The end of a long name: exporters put what differs there."""
-    limit = max(limit, 14)
+    limit = max(limit, 13)
     return name if len(name) <= limit else f"…{name[1 - limit :]}"
