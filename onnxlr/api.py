@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onnx import ModelProto
 
@@ -157,6 +157,8 @@ def optimize(
     rule = _find_selector(energy, selector)
     selection = Selection(rule, find_schemes(schemes), include, exclude, align, gate)
     job = _start(source, input_shapes, workers, progress)
+    if checks is not None and checks.input_shapes is None:
+        checks = replace(checks, input_shapes=input_shapes)
     return _result(job, job.plan(selection), checks, progress)
 
 

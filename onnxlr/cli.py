@@ -30,20 +30,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _MODEL = click.Path(path_type=Path)
 
 
-class _InputShape(click.ParamType[tuple[str, tuple[int, ...]]]):
-    """`name:1,3,224,224`."""
-
-    name = "NAME:SIZES"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, tuple[int, ...]]:
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(r"(.+):(\d+(?:,\d+)*)", value)
-        if match is None or "0" in match[2].split(","):
-            self.fail(f"'{value}' is not like input:1,3,224,224", param, ctx)
-        return match[1], tuple(map(int, match[2].split(",")))
+def _input_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Parse `name:1,3,224,224`."""
+    match = re.fullmatch(r"(.+):([1-9]\d*(?:,[1-9]\d*)*)", text)
+    if match is None:
+        raise click.BadParameter(f"'{text}' is not like input:1,3,224,224")
+    return match[1], tuple(map(int, match[2].split(",")))
 
 
 def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -76,7 +68,8 @@ _SCHEME_OPTIONS = _options(
         "--input-shape",
         "input_shapes",
         multiple=True,
-        type=_InputShape(),
+        type=_input_shape,
+        metavar="NAME:SIZES",
         help="Sizes of an input with symbolic dimensions; repeatable.",
     ),
     click.option(
@@ -267,7 +260,8 @@ def apply(model: Path, plan: Path, output: Path, reports: Sequence[Path], worker
     "--input-shape",
     "input_shapes",
     multiple=True,
-    type=_InputShape(),
+    type=_input_shape,
+    metavar="NAME:SIZES",
     help="Sizes of random inputs; repeatable.",
 )
 @_JSON

@@ -1,9 +1,8 @@
 """Weights of layers -> their decompositions and factors, in the scale in which errors count.
 
 Where a BatchNormalization was folded into a layer, the folded weight is diag(f) W. Factorizations minimize
-‖W − Ŵ‖_F of the weight from *before* the folding: after it, channels that the network scales up would count
-more for no reason (on CIFAR-10 that costs a ResNet-20 26 points at half the MACs, docs/how-it-works.md).
-f is multiplied back into the last factor. A channel with f = 0 is dead: it counts as zero.
+‖W − Ŵ‖_F of the weight from *before* the folding: f says how the network scales a channel, not how much the
+channel matters. f is multiplied back into the last factor. A channel with f = 0 is dead: it counts as zero.
 """
 
 from __future__ import annotations

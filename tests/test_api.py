@@ -247,3 +247,18 @@ def test_the_shipped_model(tmp_path: Path) -> None:
     assert report.totals.macs.before is not None
     assert report.totals.macs.after is not None
     assert report.totals.macs.after < 0.35 * report.totals.macs.before
+
+
+def test_sizes_of_symbolic_inputs_reach_planning_and_validation() -> None:
+    model = conv_model(weight(16, 16, 3, 3), ("H", "W"))
+    report = onnxlr.optimize(
+        model, energy=0.6, input_shapes={"x": [2, 16, 10, 12]}, gate="none", checks=QUICK
+    ).report
+    assert report.totals.macs.before == 2 * 16 * 16 * 9 * 8 * 10
+    assert report.validation is not None
+    assert report.validation.samples == 2
+    assert "assumed" not in report.validation.inputs
+    unknown = onnxlr.optimize(model, energy=0.6, gate="none", checks=QUICK).report
+    assert unknown.totals.macs.before is None
+    assert unknown.validation is not None
+    assert "size assumed: x as 8×16×224×224" in unknown.validation.inputs
