@@ -207,8 +207,8 @@ class _Analysis:
             return self._not_constant(node)
         if tensor.data_type not in _FLOATS:
             return f"weight of type {TensorProto.DataType.Name(tensor.data_type)}"
-        if node.op_type == "Gemm" and self._opset < 11:
-            return "Gemm before opset 11 cannot leave out its bias; convert the model to opset 11 or later"
+        if self._opset < 11 and "transA" in attributes(node) and attributes(node)["transA"].i:
+            return "Gemm with transA before opset 11, where none can do without a bias"
         shape = tuple(tensor.dims)
         fits = len(shape) >= 3 if node.op_type == "Conv" else len(shape) == 2
         if not fits or 0 in shape:

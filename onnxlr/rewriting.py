@@ -49,49 +49,73 @@ def rewrite(
         workers: number of cores to use.
         progress: told the number of layers factorized.
     """
-    unique = {_key(replacement, weights): replacement for replacement in replacements}
+    nodes = {node.output[0]: node for node in prepared.proto.graph.node if node.output}
+    sites = [_Site(item, attributes(nodes[item.layer.output])) for item in replacements]
+    unique = {site.key(weights): site for site in sites}
     arrays = map_layers(
-        lambda replacement: _stored_factors(replacement, weights),
+        lambda site: site.stored_factors(weights),
         list(unique.values()),
-        lambda replacement: gram_work(replacement.layer),
+        lambda site: gram_work(site.item.layer),
         workers,
         lambda done: progress("Factorizing", done, len(unique)),
     )
     factors = dict(zip(unique, arrays, strict=True))
-    nodes = {node.output[0]: node for node in prepared.proto.graph.node if node.output}
-    chains = {
-        item.layer.output: _chain_nodes(
-            item, factors[_key(item, weights)], attributes(nodes[item.layer.output])
-        )
-        for item in replacements
-    }
+    chains = {site.item.layer.output: site.nodes(factors[site.key(weights)]) for site in sites}
     proto = replace_with_chain(prepared.proto, chains) if chains else prepared.proto
     return prepared.with_proto(remove_unused(prepared.proto, proto))
 
 
-def _key(item: Replacement, weights: LayerWeights) -> tuple[object, ...]:
-    """Equal for replacements that need the same factors."""
-    return (*weights.shared_key(item.layer), item.scheme.name, item.rank)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Site:
+    """A replacement and the attributes of the node that it replaces."""
 
+    item: Replacement
+    given: Mapping[str, AttributeProto]
 
-def _stored_factors(item: Replacement, weights: LayerWeights) -> list[NDArray[Any]]:
-    """The factors in the layout and type of the weight that they replace."""
-    factorization = weights.factorize(item.layer, item.scheme, item.rank)
-    typed = (link.weight.astype(factorization.dtype) for link in factorization.links)
-    return [array.T.copy() if item.layer.transposed else array for array in typed]
+    def key(self, weights: LayerWeights) -> tuple[object, ...]:
+        """Equal for sites that need the same factors in the same layout."""
+        return (*weights.shared_key(self.item.layer), self.item.scheme.name, self.item.rank, self._ops())
 
+    def stored_factors(self, weights: LayerWeights) -> list[NDArray[Any]]:
+        """The factors in the layout of their nodes and in the type of the weight that they replace."""
+        factorization = weights.factorize(self.item.layer, self.item.scheme, self.item.rank)
+        typed = [link.weight.astype(factorization.dtype) for link in factorization.links]
+        is_transposed = [op == "MatMul" or self.item.layer.transposed for op in self._ops()]
+        return [w.T.copy() if turn else w for w, turn in zip(typed, is_transposed, strict=True)]
 
-def _chain_nodes(
-    item: Replacement, factors: Sequence[NDArray[Any]], given: Mapping[str, AttributeProto]
-) -> list[ChainNode]:
-    specs = item.scheme.chain(item.layer.conv, item.rank)
-    describe = {"Conv": _conv_attributes, "Gemm": _gemm_attributes, "MatMul": _no_attributes}
-    described = describe[item.layer.op_type](specs, given)
-    return [ChainNode(item.layer.op_type, factor, f"lr{i}", described[i]) for i, factor in enumerate(factors)]
+    def nodes(self, factors: Sequence[NDArray[Any]]) -> list[ChainNode]:
+        """The chain for these factors."""
+        links = zip(self._ops(), factors, self._attributes(), strict=True)
+        return [ChainNode(op, factor, f"lr{i}", given) for i, (op, factor, given) in enumerate(links)]
 
+    def _chain(self) -> tuple[ConvSpec, ...]:
+        return self.item.scheme.chain(self.item.layer.conv, self.item.rank)
 
-def _conv_attributes(specs: Sequence[ConvSpec], _given: Mapping[str, AttributeProto]) -> list[Attributes]:
-    return [_conv_node(spec) for spec in specs]
+    def _ops(self) -> tuple[str, ...]:
+        """Of a Gemm only the last node has to be one: before opset 11 a Gemm cannot do without a bias."""
+        op, count = self.item.layer.op_type, len(self._chain())
+        if op != "Gemm":
+            return (op,) * count
+        first = "Gemm" if "transA" in self.given and self.given["transA"].i else "MatMul"
+        return first, *("MatMul",) * (count - 2), "Gemm"
+
+    def _attributes(self) -> list[Attributes]:
+        chain = self._chain()
+        match self.item.layer.op_type:
+            case "Conv":
+                return [_conv_node(spec) for spec in chain]
+            case "Gemm":
+                return [self._first_gemm(), *({} for _ in chain[2:]), self._last_gemm()]
+            case _:
+                return [{} for _ in chain]
+
+    def _first_gemm(self) -> Attributes:
+        names = [name for name in ("transA", "transB") if name in self.given and self._ops()[0] == "Gemm"]
+        return {name: self.given[name].i for name in names}
+
+    def _last_gemm(self) -> Attributes:
+        """alpha, beta and broadcast (opset < 7) belong to the node with the bias."""
+        return {name: helper.get_attribute_value(a) for name, a in self.given.items() if name != "transA"}
 
 
 def _conv_node(spec: ConvSpec) -> Attributes:
@@ -103,15 +127,3 @@ def _conv_node(spec: ConvSpec) -> Attributes:
         "group": spec.group,
         **padding,
     }
-
-
-def _gemm_attributes(specs: Sequence[ConvSpec], given: Mapping[str, AttributeProto]) -> list[Attributes]:
-    """alpha, beta and broadcast (opset < 7) belong to the node with the bias, transA to the first one."""
-    values = {name: helper.get_attribute_value(attribute) for name, attribute in given.items()}
-    trans_b = {"transB": values["transB"]} if "transB" in values else {}
-    first = {"transA": values.pop("transA")} if "transA" in values else {}
-    return [{**first, **trans_b}, *(trans_b for _ in specs[2:]), values]
-
-
-def _no_attributes(specs: Sequence[ConvSpec], _given: Mapping[str, AttributeProto]) -> list[Attributes]:
-    return [{} for _ in specs]

@@ -57,13 +57,13 @@ def conv_model(
     return make_model([node], {"x": ["N", channels, *size]}, ["y"], weights, dtype=dtype)
 
 
-def gemm_model(w: Array, bias: Array | None = None, **attributes: Any) -> ModelProto:
+def gemm_model(w: Array, bias: Array | None = None, opset: int = OPSET, **attributes: Any) -> ModelProto:
     """`y = Gemm(x, w[, b])` with a symbolic batch; with transA one of three rows."""
     features = w.shape[1] if attributes.get("transB") else w.shape[0]
     weights = {"w": w} | ({} if bias is None else {"b": bias})
     node = helper.make_node("Gemm", ["x", *weights], ["y"], "gemm", **attributes)
     shape = [features, 3] if attributes.get("transA") else ["N", features]
-    return make_model([node], {"x": shape}, ["y"], weights)
+    return make_model([node], {"x": shape}, ["y"], weights, opset)
 
 
 def run(model: ModelProto, **feed: Array) -> list[Array]:

@@ -48,6 +48,10 @@ SKIPPED = {
     "in a body": (_in_a_body(), "inside the body of If 'if'"),
     "ConvTranspose": (_node("ConvTranspose", ["x", "w"]), "ConvTranspose is not factorized"),
     "constant on the left": (_matmul(["w", "x"], weight(4, 4)), "the constant is the left operand of MatMul"),
+    "old Gemm with transA": (
+        gemm_model(weight(8, 4), weight(4), opset=9, transA=1),
+        "Gemm with transA before opset 11",
+    ),
     "batched weight": (_matmul(["x", "w"], weight(2, 4, 4)), "weight of shape (2, 4, 4)"),
     "vector weight": (_matmul(["x", "w"], weight(4)), "weight of shape (4,)"),
     "kernel_shape contradicts": (_node("Conv", ["x", "w"], kernel_shape=[5, 5]), "kernel_shape contradicts"),

@@ -67,6 +67,8 @@ GEMMS: dict[str, ModelProto] = {
     "gemm alpha beta": gemm_model(weight(24, 16), weight(16), alpha=0.5, beta=2.0),
     "gemm no bias": gemm_model(weight(24, 16)),
     "gemm scalar bias": gemm_model(weight(24, 16), np.float32(3)),
+    "gemm of opset 9": gemm_model(weight(24, 16), weight(16), opset=9),
+    "gemm of opset 9, transB": gemm_model(weight(16, 24), weight(16), opset=9, transB=1, beta=0.5),
     "matmul": make_model(
         [helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": ["N", 24]}, ["y"], {"w": weight(24, 16)}
     ),
