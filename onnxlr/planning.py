@@ -19,8 +19,10 @@ from onnxlr.selectors import Candidate, Choice, RankSelector
 __all__ = ["GATES", "aligned_ranks", "candidates", "filter_layers", "gram_work", "plan_layers"]
 
 GATES: Mapping[str, float] = {"macs": 0.9, "none": np.inf}
-"""Cost below which a chain may replace its layer, by the name of the gate. The margin of 10 % is what the schemes'
-efficiencies differ by between machines; a chain that saves less is not worth its error."""
+"""Cost below which a chain may replace its layer, by the name of the gate.
+
+The margin of 10 % is what efficiencies of schemes differ by between machines; less is not worth an error.
+"""
 
 
 def filter_layers(
