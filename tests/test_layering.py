@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"onnxlr.__main__"},
     {"onnxlr.cli"},
+    {"onnxlr.options"},
     {"onnxlr"},
     {"onnxlr.api"},
     {"onnxlr.job", "onnxlr.report.table"},
@@ -39,7 +40,7 @@ HEIGHT = {name: -i for i, layer in enumerate(LAYERS) for name in layer}
 
 ONLY_IN = {
     "onnxruntime": {"onnxlr.runtime"},
-    "click": {"onnxlr.cli"},
+    "click": {"onnxlr.cli", "onnxlr.options"},
     "rich": {"onnxlr.cli", "onnxlr.report.table"},
     "onnx_graphsurgeon": {"passes.replace_with_chain"},
     "torch": {"models.digits.train", "models.digits.network"},

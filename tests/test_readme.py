@@ -38,7 +38,7 @@ def run(command: list[str], folder: Path, **environment: str) -> str:
 def make(target: str, out: Path) -> str:
     """Run a target in the environment of the tests, without installing into it."""
     arguments = [f"VENV={sys.prefix}", "PIP=true", f"OUT={out}", "ARGS=--collect-only -q"]
-    return run(["make", "-s", target, *arguments], ROOT)
+    return run(["make", "-s", target, *arguments], ROOT, COLUMNS="300")  # so that long paths do not wrap
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ class Selector:
     """
 
     name = "energy"
-    help = "Keep this fraction of every weight's energy (sum of squared singular values), 0 to 1."
+    help = "Keep this fraction of every weight's energy (sum of squared singular values).  [default: 0.95]"
 
     def __init__(self, value: float) -> None:
         if not 0 < value <= 1:
