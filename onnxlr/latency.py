@@ -24,6 +24,9 @@ __all__ = ["Latency", "measure_latency"]
 
 _MIN_ROUNDS, _MAX_ROUNDS = 15, 400
 _CONFIDENCE = 0.95
+_MIN_NOISE = 0.02
+"""Two sessions of one model can differ by a percent or two for as long as they live, by where their memory
+lies; one control does not show that."""
 
 Samples = NDArray[np.float64]
 
@@ -42,7 +45,7 @@ class Latency:
         after: median of one run of the result, in milliseconds.
         speedup: median of the paired ratios before / after.
         interval: 95 % bootstrap interval of `speedup`.
-        noise_floor: how far the ratio of two sessions of the original may lie from 1.
+        noise_floor: how far the ratio of two sessions of the original may lie from 1; at least 0.02.
         verdict: "faster", "slower" or "no difference beyond noise".
     """
 
@@ -92,7 +95,7 @@ def measure_latency(
     before, again, after = times.T
     ratios = np.sqrt(before * again) / after
     interval = _interval(ratios, rng)
-    noise = max(abs(bound - 1) for bound in _interval(before / again, rng))
+    noise = max(_MIN_NOISE, *(abs(bound - 1) for bound in _interval(before / again, rng)))
     return Latency(
         original.device.name,
         original.device.provider,
