@@ -20,7 +20,7 @@ __all__ = ["DEVICES", "Device", "Session", "Value", "find_device", "ort_version"
 
 DEVICES = ("auto", "cpu", "cuda")
 
-_LOG_ERROR = 3
+_LOG_FATAL = 4  # errors come as exceptions; ONNX Runtime would print them as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Session:
         self.threads = threads
         self._name = model.name
         options = ort.SessionOptions()
-        options.log_severity_level = _LOG_ERROR
+        options.log_severity_level = _LOG_FATAL
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.force_spinning_stop", "1")
         folder = str(model.folder.resolve())

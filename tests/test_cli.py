@@ -10,6 +10,7 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
+from onnxlr import runtime
 from onnxlr.cli import cli
 from tests.builders import conv_model, weight
 
@@ -152,3 +153,13 @@ def test_the_output_may_be_the_input(model: Path) -> None:
     assert invoke("optimize", model, "-o", model, *QUICK).exit_code == 0
     assert len(onnx.load(model).graph.node) > 1
     assert [path.name for path in model.parent.iterdir()] == ["m.onnx"]
+
+
+def test_cuda_without_a_gpu_exits_with_4(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "_cuda_problem", lambda: "no GPU here")
+    done = invoke("optimize", model, "-o", tmp_path / "o.onnx", "--device", "cuda")
+    assert done.exit_code == 4
+    assert "device cuda: no GPU here; use --device cpu" in done.stderr
+    assert not (tmp_path / "o.onnx").exists()

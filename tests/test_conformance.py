@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import ModelProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -149,6 +151,47 @@ def _count(model: ModelProto) -> tuple[int, int]:
         params += w.size
         macs += w.size * positions
     return params, macs
+
+
+@given(
+    scheme=st.sampled_from(list(all_schemes())),
+    channels=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    dilations=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    padding=st.one_of(
+        st.tuples(*[st.integers(0, 3)] * 4).map(lambda pads: {"pads": list(pads)}),
+        st.sampled_from(["VALID", "SAME_UPPER", "SAME_LOWER"]).map(lambda kind: {"auto_pad": kind}),
+    ),
+    energy=st.sampled_from([0.3, 0.7, 0.9, 1.0]),
+    align=st.integers(1, 8),
+)
+def test_any_conv(
+    scheme: str,
+    channels: Any,
+    kernel: Any,
+    strides: Any,
+    dilations: Any,
+    padding: Any,
+    energy: float,
+    align: int,
+) -> None:
+    if "SAME" in padding.get("auto_pad", ""):
+        dilations = (1, 1)  # ONNX Runtime refuses others with SAME
+    w = weight(*channels, *kernel)
+    model = conv_model(w, (9, 10), strides=list(strides), dilations=list(dilations), **padding)
+    options: Any = {"energy": energy, "align": align, "gate": "none", "schemes": [scheme], "checks": None}
+    result = onnxlr.optimize(model, **options)
+    if not result.plan.layers:
+        assert scheme in ("spatial", "tucker2")
+        assert 1 in kernel
+        return
+    (planned,) = result.plan.layers
+    assert (planned.params.after, planned.macs.after) == _count(result.model)
+    assert planned.energy >= energy - 1e-9
+    if energy == 1:
+        feed = _feed(model)
+        assert relative_error(run(model, **feed)[0], run(result.model, **feed)[0]) < EXACT
 
 
 @pytest.mark.parametrize("scheme", list(all_schemes()))
