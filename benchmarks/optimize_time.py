@@ -36,7 +36,7 @@ print(json.dumps({
 
 
 @click.command()
-@click.option("--energy", default=[0.8, 0.9, 0.95], multiple=True, show_default=True)
+@click.option("--energy", default=[0.8, 0.95], multiple=True, show_default=True)
 @click.option("--runs", default=3, show_default=True, help="Runs a setting; medians are given.")
 @click.argument("names", nargs=-1, type=click.Choice(models.NAMES))
 def main(energy: tuple[float, ...], runs: int, names: tuple[str, ...]) -> None:
