@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +23,7 @@ def write_results(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write `results/<name>.json` with versions, machine and the command that repeats it."""
     FOLDER.mkdir(exist_ok=True)
     data = {
-        "command": f"python -m benchmarks.{name}",
+        "command": shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": {**installed_versions(), "onnxruntime": ort_version(), "cores": os.cpu_count()},
         "rows": list(rows),

@@ -74,7 +74,7 @@ def main(ratio: float, seconds: float, threads: int, align: int, names: tuple[st
             rows.append(_row(name, scheme, align, result))
             print_rows(rows[-1:])
     print_rows(rows)
-    write_results("speedup", rows)
+    write_results("speedup" if align == 8 else f"speedup_align{align}", rows)
 
 
 def _row(name: str, scheme: str, align: int, result: onnxlr.Result) -> dict[str, Any]:

@@ -145,12 +145,15 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
         PlanError: there is no such file, or it is not a plan.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise PlanError(f"{path}: cannot be read as a plan ({error})") from error
     if not isinstance(data, dict):
         raise PlanError(f"{path}: not a plan, but a JSON {type(data).__name__}")
-    return Plan.from_dict(data)
+    try:
+        return Plan.from_dict(data)
+    except PlanError as error:
+        raise PlanError(f"{path}: {error}") from error
 
 
 def write_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
