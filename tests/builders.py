@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
+from onnxlr.errors import OnnxlrError
 from onnxlr.model_file import Model
 from onnxlr.runtime import Session, find_device
 
@@ -106,3 +111,27 @@ def conv_bn_model(w: Array, bias: bool = True, **attributes: Any) -> ModelProto:
 def serialized(messages: Any) -> list[bytes]:
     """Every message of a repeated field as bytes, to see that not a byte of it has changed."""
     return [message.SerializeToString(deterministic=True) for message in messages]
+
+
+W = weight(40, 30)
+"""The weight of `gemm`."""
+
+
+def gemm() -> ModelProto:
+    """A Gemm with weight `W` and a bias."""
+    return gemm_model(W, weight(30, seed=4))
+
+
+def stored_outside(folder: Path, proto: ModelProto | None = None) -> Path:
+    """A model file with all its tensors in `w.bin` beside it."""
+    path = folder / "m.onnx"
+    copied = copy.deepcopy(proto or gemm())
+    onnx.save_model(copied, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    return path
+
+
+def one_line(error: pytest.ExceptionInfo[OnnxlrError], *parts: str) -> None:
+    """The message has one line, and these parts."""
+    message = str(error.value)
+    assert "\n" not in message
+    assert all(part in message for part in parts), message
