@@ -103,8 +103,7 @@ def optimize(model: Path, output: Path, **options: Any) -> None:
         click.echo(to_json(result.report.to_dict()))
     else:
         _print(lambda width: render_report(result.report, width))
-        if passed or force:
-            click.echo(f"wrote {output}")
+        _tell_written(*([output] if passed or force else []), *reports)
     if validation is not None and not passed:
         written = "written because of --force" if force else "not written"
         raise ValidationError(f"{'; '.join(validation.violations)}; {output} was {written}")
@@ -121,7 +120,7 @@ def plan(model: Path, output: Path, **options: Any) -> None:
         made = onnxlr.plan(model, progress=progress, **with_selector(with_shapes(options)))
     onnxlr.write_plan(made, output)
     _print(lambda width: render_plan(made.layers, made.skipped, width))
-    click.echo(f"wrote {output}")
+    _tell_written(output)
 
 
 @cli.command()
@@ -139,7 +138,7 @@ def apply(model: Path, plan: Path, output: Path, reports: Sequence[Path], worker
     for report in reports:
         onnxlr.write_report(result.report, report)
     _print(lambda width: render_report(result.report, width))
-    click.echo(f"wrote {output}")
+    _tell_written(output, *reports)
 
 
 @cli.command()
@@ -170,6 +169,11 @@ def _check_targets(output: Path, reports: Sequence[Path] = ()) -> None:
             raise UsageError(f"{path}: the folder {path.parent} does not exist")
         if path.is_dir():
             raise UsageError(f"{path}: is a folder; name a file")
+
+
+def _tell_written(*paths: Path) -> None:
+    for path in paths:
+        click.echo(f"wrote {path}")
 
 
 @contextmanager
