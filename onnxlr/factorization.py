@@ -72,27 +72,27 @@ class LayerWeights:
         self._lock = threading.Lock()
 
     def weight(self, layer: Layer) -> Weight:
-        """The weight `(M, C / group, *kernel_shape)` in the scale in which errors count.
-
-        Raises:
-            ModelError: it has values that are not finite.
-        """
+        """The weight `(M, C / group, *kernel_shape)` in the scale in which errors count."""
         weight = _as_numeric(read_tensor(self._model, self._tensors[layer.weight]))
-        if not np.isfinite(weight).all():
-            raise ModelError(
-                f"{self._model.name}: the weight of layer '{layer.name}' has NaN or infinite values"
-            )
         weight = weight.T if layer.transposed else weight
         scale = self._scales.get(layer.output)
         return weight if scale is None else weight / _alive(_column(scale, weight.ndim))
 
     def decompose(self, layer: Layer, scheme: Scheme) -> Decomposition:
-        """The decomposition of a layer's weight; at the second call from memory, if there was room."""
+        """The decomposition of a layer's weight; at the second call from memory, if there was room.
+
+        Raises:
+            ModelError: the weight has values that are not finite.
+        """
         key = (*self.shared_key(layer), scheme.name)
         kept = self._kept.get(key)
         if kept is not None:
             return kept
-        decomposition = scheme.decompose(layer.conv, self.weight(layer))
+        try:
+            decomposition = scheme.decompose(layer.conv, self.weight(layer))
+        except np.linalg.LinAlgError as error:
+            name = self._model.name
+            raise ModelError(f"{name}: the weight of layer '{layer.name}' cannot be used: {error}") from error
         with self._lock:
             if self._kept_bytes + decomposition.nbytes <= _KEPT_BYTES:
                 self._kept_bytes += decomposition.nbytes

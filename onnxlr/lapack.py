@@ -30,10 +30,13 @@ class TridiagonalForm:
         matrix: `(n, n)`, symmetric, float64, C-contiguous, n ≥ 1. It is overwritten and kept: it holds Q.
 
     Raises:
-        numpy.linalg.LinAlgError: LAPACK reports that it did not converge.
+        numpy.linalg.LinAlgError: the diagonal has NaN or infinities (as the Gram matrix of anything that has
+            some), or LAPACK reports that it did not converge.
     """
 
     def __init__(self, matrix: Float) -> None:
+        if not np.isfinite(matrix.diagonal()).all():
+            raise np.linalg.LinAlgError("NaN or infinite values")
         n = len(matrix)
         self.order = n
         self._reflectors = matrix

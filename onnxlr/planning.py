@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxlr.analysis import Layer, Skipped
 from onnxlr.conv import ConvSpec, chain_params
@@ -134,10 +135,24 @@ def _candidate(
     residuals = decomposition.residuals
     total = residuals[(0,) * residuals.ndim]
     error = residuals[tuple(np.array(ranks).T)] / (total if total > 0 else 1.0)
-    chains = (layer.relative_macs(scheme.chain(layer.conv, rank)) for rank in ranks)
-    macs = np.fromiter(chains, np.float64, len(ranks))
+    macs = _relative_macs(layer, scheme, ranks)
     cost = macs / scheme.efficiency(layer.conv)
     return Candidate(layer.name, scheme.name, ranks, macs, cost, error, limit)
+
+
+def _relative_macs(layer: Layer, scheme: Scheme, ranks: Sequence[Rank]) -> NDArray[np.float64]:
+    """`(len(ranks),)`: MACs of the chain at each rank by those of the layer.
+
+    A rank entry is a channel count, so MACs are affine in each of them: the corners of the range tell all.
+    """
+    full = np.array(scheme.max_rank(layer.conv))
+    position = (np.array(ranks) - 1) / np.maximum(full - 1, 1)  # 0 at rank 1, 1 at full rank
+    macs = np.zeros(len(ranks))
+    for corner in product((0, 1), repeat=len(full)):
+        rank = tuple(int(r) for r in np.where(corner, full, 1))
+        weight = np.prod(np.where(corner, position, 1 - position), axis=1)
+        macs += weight * layer.relative_macs(scheme.chain(layer.conv, rank))
+    return macs
 
 
 def _planned(layer: Layer, scheme: Scheme, rank: Rank, weights: LayerWeights) -> PlannedLayer:

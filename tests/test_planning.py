@@ -9,11 +9,12 @@ import pytest
 from onnx import ModelProto, helper
 
 import onnxlr
-from onnxlr.analysis import analyse
+from onnxlr.analysis import Layer, analyse
 from onnxlr.factorization import LayerWeights
 from onnxlr.model_file import Model
 from onnxlr.planning import aligned_ranks, candidates
 from onnxlr.schemes import all_schemes
+from onnxlr.selectors import Candidate
 from tests.builders import conv_model, gemm_model, make_model, weight
 
 
@@ -42,6 +43,18 @@ def test_equal_chains_are_tried_once() -> None:
     (layer,) = analyse(model)
     found = candidates(layer, all_schemes().values(), LayerWeights(Model(model), {}), 8, 1.0)  # type: ignore[arg-type]
     assert [candidate.scheme for candidate in found] == ["channel-in"]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("scheme", list(all_schemes()))
+@pytest.mark.parametrize("size", [(11, 13), ("H", "W")])
+def test_cost_of_every_rank_is_that_of_its_chain(scheme: str, size: Any) -> None:
+    model = conv_model(weight(24, 20, 3, 3), size, strides=[2, 1], pads=[1, 1, 0, 0])
+    (layer,) = analyse(model)
+    assert isinstance(layer, Layer)
+    (offer,) = candidates(layer, [all_schemes()[scheme]], LayerWeights(Model(model), {}), 3, 1.0)
+    assert isinstance(offer, Candidate)
+    chains = [all_schemes()[scheme].chain(layer.conv, rank) for rank in offer.ranks]
+    assert offer.macs == pytest.approx([layer.relative_macs(links) for links in chains], rel=1e-12)
 
 
 def chain(**names: str) -> ModelProto:
@@ -133,8 +146,10 @@ def test_wrong_usage(options: Any, message: str) -> None:
         onnxlr.plan(conv_model(weight(8, 8, 3, 3)), **options)
 
 
-def test_a_weight_that_is_not_finite_is_an_error() -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("scheme", list(all_schemes()))
+def test_a_weight_that_is_not_finite_is_an_error(scheme: str, value: float) -> None:
     w = weight(16, 16, 3, 3)
-    w[0, 0, 0, 0] = np.nan
-    with pytest.raises(onnxlr.ModelError, match="layer 'conv' has NaN"):
-        onnxlr.plan(conv_model(w))
+    w[3, 2, 1, 0] = value
+    with pytest.raises(onnxlr.ModelError, match="layer 'conv' cannot be used: NaN or infinite"):
+        onnxlr.plan(conv_model(w), schemes=[scheme])

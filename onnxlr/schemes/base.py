@@ -55,7 +55,7 @@ class Scheme(Protocol):
         """Full rank: the chain then computes exactly what the Conv does."""
 
     def chain(self, conv: ConvSpec, rank: Rank) -> tuple[ConvSpec, ...]:
-        """The Convs that replace `conv` at `rank`."""
+        """The Convs that replace `conv`; each entry of `rank` is a number of channels between two of them."""
 
     def decompose(self, conv: ConvSpec, weight: Weight) -> Decomposition:
         """Analyse the weight: see `Decomposition`."""
