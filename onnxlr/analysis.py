@@ -12,7 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from onnxlr.conv import ConvSpec, Spatial, chain_macs
 from onnxlr.errors import UsageError
-from passes.graph import attributes, constant_tensors, free_name, subgraphs
+from passes.graph import attributes, constant_tensors, free_name, opset, subgraphs
 
 __all__ = ["Layer", "Shapes", "Skipped", "analyse", "infer_shapes"]
 
@@ -178,7 +178,7 @@ class _Analysis:
         self._constants = constant_tensors(model.graph)
         self._names = Counter(node.name for node in model.graph.node)
         self._given: set[str] = set()
-        self._opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+        self._opset = opset(model)
 
     def nodes(self) -> Iterator[Layer | Skipped]:
         for node in self._graph.node:

@@ -65,9 +65,7 @@ class CheckResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
-        data = asdict(self)
-        data["validation"]["passed"] = self.validation.passed
-        return data
+        return {**asdict(self), "validation": self.validation.to_dict()}
 
 
 def run_checks(reference: Model, candidate: Model, checks: Checks, progress: Progress) -> CheckResult:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,13 +16,12 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnxlr.analysis import Layer
-from onnxlr.conv import ConvSpec
 from onnxlr.errors import ModelError
 from onnxlr.model_file import Model, read_tensor
 from onnxlr.schemes import Decomposition, Rank, Scheme, Weight
 from passes.graph import constant_tensors
 
-__all__ = ["Factorization", "LayerWeights", "Link", "balance"]
+__all__ = ["LayerWeights", "balance"]
 
 _KEPT_BYTES = 512 * 2**20
 """Decompositions kept between planning and rewriting; beyond it they are computed again."""
@@ -32,27 +30,6 @@ _DEAD = 1e-30
 """|f| below which a channel counts as dead: float32 holds no more of its folded weights."""
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Link:
-    """One Conv of a chain with its weight in float64."""
-
-    conv: ConvSpec
-    weight: Array
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Factorization:
-    """What replaces a layer: Convs, first to last. The bias stays with the last one.
-
-    Attributes:
-        links: see `Link`.
-        dtype: type of the layer's own weight, in which the factors are to be stored.
-    """
-
-    links: tuple[Link, ...]
-    dtype: np.dtype[Any]
 
 
 class LayerWeights:
@@ -99,15 +76,17 @@ class LayerWeights:
                 self._kept[key] = decomposition
         return decomposition
 
-    def factorize(self, layer: Layer, scheme: Scheme, rank: Rank) -> Factorization:
-        """The factors of one layer at one rank, back in the scale of the prepared model."""
+    def factorize(self, layer: Layer, scheme: Scheme, rank: Rank) -> list[NDArray[Any]]:
+        """The factors of one layer at one rank, balanced, in the scale and type of its stored weight.
+
+        Their shapes are those of `scheme.chain(layer.conv, rank)`.
+        """
         factors = list(self.decompose(layer, scheme).factors(self.weight(layer), rank))
         scale = self._scales.get(layer.output)
         if scale is not None:
             factors[-1] = factors[-1] * _column(scale, factors[-1].ndim)
-        links = map(Link, scheme.chain(layer.conv, rank), balance(factors))
-        data_type = self._tensors[layer.weight].data_type
-        return Factorization(tuple(links), helper.tensor_dtype_to_np_dtype(data_type))
+        dtype = helper.tensor_dtype_to_np_dtype(self._tensors[layer.weight].data_type)
+        return [factor.astype(dtype) for factor in balance(factors)]
 
     def shared_key(self, layer: Layer) -> tuple[object, ...]:
         """Equal for layers whose factors at equal rank are equal: one stored weight, read the same way."""

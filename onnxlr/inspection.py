@@ -8,8 +8,8 @@ from typing import Any
 
 from onnxlr.analysis import Layer, Skipped
 from onnxlr.factorization import LayerWeights
-from onnxlr.parallel import Progress, map_layers
-from onnxlr.planning import GATES, candidates, gram_work
+from onnxlr.parallel import Progress
+from onnxlr.planning import all_candidates
 from onnxlr.schemes import Rank, Scheme
 from onnxlr.selectors import Candidate
 from onnxlr.selectors.energy import keeps_energy
@@ -69,26 +69,20 @@ def inspect_layers(
     progress: Progress,
 ) -> Inspection:
     """Analyse every layer by every scheme; arguments as in `onnxlr.planning.plan_layers`."""
-    layers = [item for item in found if isinstance(item, Layer)]
+    offers = all_candidates(found, weights, schemes, align, "macs", workers, progress)
+    inspected, skipped = [], []
+    for offer in offers:
+        if isinstance(offer, Skipped):
+            skipped.append(offer)
+        else:
+            inspected.append(_inspect_layer(*offer, energies))
+    return Inspection(model, tuple(energies), tuple(inspected), tuple(skipped))
 
-    def inspect(layer: Layer) -> InspectedLayer | Skipped:
-        offers = candidates(layer, schemes.values(), weights, align, GATES["macs"])
-        if isinstance(offers, Skipped):
-            return offers
-        rows = tuple(_inspect_scheme(offer, energies) for offer in offers)
-        conv = layer.conv
-        return InspectedLayer(layer.name, layer.op_type, conv.weight_shape, conv.params, layer.macs, rows)
 
-    results = map_layers(
-        inspect,
-        layers,
-        gram_work,
-        workers,
-        lambda done: progress("Analysing weights", done, len(layers)),
-    )
-    refused = [item for item in (*found, *results) if isinstance(item, Skipped)]
-    inspected = tuple(item for item in results if isinstance(item, InspectedLayer))
-    return Inspection(model, tuple(energies), inspected, tuple(refused))
+def _inspect_layer(layer: Layer, offers: Sequence[Candidate], energies: Sequence[float]) -> InspectedLayer:
+    rows = tuple(_inspect_scheme(offer, energies) for offer in offers)
+    conv = layer.conv
+    return InspectedLayer(layer.name, layer.op_type, conv.weight_shape, conv.params, layer.macs, rows)
 
 
 def _inspect_scheme(offer: Candidate, energies: Sequence[float]) -> InspectedScheme:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import Any
 
-from onnxlr.analysis import Layer, analyse
+from onnxlr.analysis import Layer, Skipped, analyse
 from onnxlr.errors import PlanError, UsageError
 from onnxlr.factorization import LayerWeights
 from onnxlr.inspection import Inspection, inspect_layers
@@ -145,15 +145,19 @@ class Job:
 
     def totals(self, result: Model) -> Totals:
         """Count params, MACs and bytes of the original and of `result`, from their graphs."""
-        pairs = zip(self._count(self.original), self._count(result), strict=True)
+        found = analyse(result.proto, self._input_shapes)
+        # the prepared model has the layers of the original: folding changes no Conv's or Gemm's shape
+        pairs = zip(_count(self.original, self._found), _count(result, found), strict=True)
         return Totals(*(BeforeAfter(before, after) for before, after in pairs))
 
-    def _count(self, model: Model) -> tuple[int | None, int | None, int | None]:
-        tensors = all_tensors(model.proto)
-        params = sum(prod(tensor.dims) for tensor in tensors if tensor.data_type in _FLOAT_TYPES)
-        macs = [item.macs for item in analyse(model.proto, self._input_shapes) if isinstance(item, Layer)]
-        known = [count for count in macs if count is not None]
-        return params, sum(known) if len(known) == len(macs) else None, model.nbytes
+
+def _count(model: Model, found: Iterable[Layer | Skipped]) -> tuple[int | None, int | None, int | None]:
+    """Params, MACs (None where sizes are unknown) and bytes of a model whose layers were found."""
+    tensors = all_tensors(model.proto)
+    params = sum(prod(tensor.dims) for tensor in tensors if tensor.data_type in _FLOAT_TYPES)
+    macs = [item.macs for item in found if isinstance(item, Layer)]
+    known = [count for count in macs if count is not None]
+    return params, sum(known) if len(known) == len(macs) else None, model.nbytes
 
 
 def find_schemes(names: Sequence[str]) -> Mapping[str, Scheme]:

@@ -1,8 +1,7 @@
 """Truncated factorization of a matrix: the error at every rank first, then the factors of one rank.
 
-Works on the Gram matrix of the smaller side in float64: as exact as LAPACK's gesdd on the weights of real
-networks, and several times faster (docs/how-it-works.md). Factors are Q and QᵀA; nothing is divided by a
-singular value.
+Works on the Gram matrix of the smaller side in float64 (docs/how-it-works.md). Factors are Q and QᵀA; nothing
+is divided by a singular value.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ def check(model: Model) -> None:
         ModelError: what the checker found.
     """
     try:
-        if model.is_external or model.proto.ByteSize() > _PROTOBUF_LIMIT:
+        if _needs_data_file(model):
             with tempfile.TemporaryDirectory(prefix="onnxlr-") as folder:
                 names = _write(model, Path(folder), "model.onnx")
                 onnx.checker.check_model(Path(folder) / names[0], full_check=True)
@@ -184,7 +184,7 @@ def _staging_folder(target: Path) -> Iterator[Path]:
 
 def _write(model: Model, folder: Path, name: str) -> list[str]:
     """Write the model and, where needed, its data; returns the file names, the model's first."""
-    if not model.is_external and model.proto.ByteSize() <= _PROTOBUF_LIMIT:
+    if not _needs_data_file(model):
         with (folder / name).open("wb") as file:
             file.write(model.proto.SerializeToString())
             _flush(file)
@@ -199,6 +199,11 @@ def _write(model: Model, folder: Path, name: str) -> list[str]:
         file.write(proto.SerializeToString())
         _flush(file)
     return [name, data_name]
+
+
+def _needs_data_file(model: Model) -> bool:
+    """Whether weights go to a file of their own: they came from one, or protobuf cannot hold them."""
+    return model.is_external or model.proto.ByteSize() > _PROTOBUF_LIMIT
 
 
 def _move_out(tensor: TensorProto, folder: Path, data: BinaryIO, data_name: str) -> None:

@@ -17,7 +17,15 @@ from onnxlr.plan import BeforeAfter, PlannedLayer
 from onnxlr.schemes import Decomposition, Rank, Scheme
 from onnxlr.selectors import Candidate, Choice, RankSelector
 
-__all__ = ["GATES", "aligned_ranks", "candidates", "filter_layers", "gram_work", "plan_layers"]
+__all__ = [
+    "GATES",
+    "aligned_ranks",
+    "all_candidates",
+    "candidates",
+    "filter_layers",
+    "gram_work",
+    "plan_layers",
+]
 
 GATES: Mapping[str, float] = {"macs": 0.9, "none": np.inf}
 """Cost below which a chain may replace its layer, by the name of the gate.
@@ -88,6 +96,37 @@ def plan_layers(
         workers: number of cores to use.
         progress: told the number of layers analysed.
     """
+    offers = all_candidates(found, weights, schemes, align, gate, workers, progress)
+    selected = selector([c for offer in offers if not isinstance(offer, Skipped) for c in offer[1]])
+    planned, skipped = [], []
+    for offer in offers:
+        if isinstance(offer, Skipped):
+            skipped.append(offer)
+            continue
+        layer, tried = offer
+        verdict = selected[layer.name]
+        if isinstance(verdict, Choice):
+            chosen = next(candidate for candidate in tried if candidate.scheme == verdict.scheme)
+            error = chosen.error_at(verdict.rank)
+            planned.append(_planned(layer, schemes[verdict.scheme], verdict.rank, error))
+        else:
+            skipped.append(Skipped(layer.name, verdict.reason))
+    return planned, skipped
+
+
+def all_candidates(
+    found: Sequence[Layer | Skipped],
+    weights: LayerWeights,
+    schemes: Mapping[str, Scheme],
+    align: int,
+    gate: str,
+    workers: int,
+    progress: Progress,
+) -> list[tuple[Layer, list[Candidate]] | Skipped]:
+    """Every layer with its `candidates`, or why there are none; in the order of `found`.
+
+    Arguments as in `plan_layers`.
+    """
     layers = [item for item in found if isinstance(item, Layer)]
     offers = map_layers(
         lambda layer: candidates(layer, schemes.values(), weights, align, GATES[gate]),
@@ -96,19 +135,12 @@ def plan_layers(
         workers,
         lambda done: progress("Analysing weights", done, len(layers)),
     )
-    refused = {offer.name: offer for offer in offers if isinstance(offer, Skipped)}
-    selected = selector([c for offer in offers if not isinstance(offer, Skipped) for c in offer])
-    planned, skipped = [], []
-    for item in found:
-        if isinstance(item, Skipped) or item.name in refused:
-            skipped.append(item if isinstance(item, Skipped) else refused[item.name])
-            continue
-        verdict = selected[item.name]
-        if isinstance(verdict, Choice):
-            planned.append(_planned(item, schemes[verdict.scheme], verdict.rank, weights))
-        else:
-            skipped.append(Skipped(item.name, verdict.reason))
-    return planned, skipped
+    tried = iter(zip(layers, offers, strict=True))
+    return [item if isinstance(item, Skipped) else _offer(*next(tried)) for item in found]
+
+
+def _offer(layer: Layer, tried: list[Candidate] | Skipped) -> tuple[Layer, list[Candidate]] | Skipped:
+    return tried if isinstance(tried, Skipped) else (layer, tried)
 
 
 def gram_work(layer: Layer) -> float:
@@ -155,11 +187,8 @@ def _relative_macs(layer: Layer, scheme: Scheme, ranks: Sequence[Rank]) -> NDArr
     return macs
 
 
-def _planned(layer: Layer, scheme: Scheme, rank: Rank, weights: LayerWeights) -> PlannedLayer:
+def _planned(layer: Layer, scheme: Scheme, rank: Rank, error: float) -> PlannedLayer:
     chain = scheme.chain(layer.conv, rank)
-    residuals = weights.decompose(layer, scheme).residuals
-    total = residuals[(0,) * residuals.ndim]
-    error = float(residuals[rank] / total) if total > 0 else 0.0
     return PlannedLayer(
         layer.name,
         layer.op_type,

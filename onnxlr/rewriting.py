@@ -77,11 +77,10 @@ class _Site:
         return (*weights.shared_key(self.item.layer), self.item.scheme.name, self.item.rank, self._ops())
 
     def stored_factors(self, weights: LayerWeights) -> list[NDArray[Any]]:
-        """The factors in the layout of their nodes and in the type of the weight that they replace."""
-        factorization = weights.factorize(self.item.layer, self.item.scheme, self.item.rank)
-        typed = [link.weight.astype(factorization.dtype) for link in factorization.links]
+        """The factors in the layout of their nodes."""
+        factors = weights.factorize(self.item.layer, self.item.scheme, self.item.rank)
         is_transposed = [op == "MatMul" or self.item.layer.transposed for op in self._ops()]
-        return [w.T.copy() if turn else w for w, turn in zip(typed, is_transposed, strict=True)]
+        return [w.T.copy() if turn else w for w, turn in zip(factors, is_transposed, strict=True)]
 
     def nodes(self, factors: Sequence[NDArray[Any]]) -> list[ChainNode]:
         """The chain for these factors."""

@@ -23,7 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from passes.graph import add_initializers, attributes, constant_tensors, count_reads, free_name, value_names
+from passes.graph import (
+    add_initializers,
+    attributes,
+    constant_tensors,
+    count_reads,
+    drop,
+    free_name,
+    opset,
+    value_names,
+)
 
 __all__ = ["FoldedModel", "fold_batchnorm"]
 
@@ -70,7 +79,7 @@ class _Folding:
         self._constants = constant_tensors(model.graph)
         self._reads = count_reads(model.graph)
         self._taken = value_names(model.graph)
-        self._opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+        self._opset = opset(model)
 
     def find(self) -> dict[int, int]:
         """Position of each BatchNormalization to fold -> position of its Conv or Gemm."""
@@ -130,11 +139,8 @@ class _Folding:
                 add_initializers(model, self._absorb(node, arrays))
                 node.output[0] = norm.output[0]
                 scales[node.output[0]] = scale
-        gone = [i for i, source in pairs.items() if model.graph.node[source].output[0] in scales]
-        kept = [node for i, node in enumerate(model.graph.node) if i not in gone]
-        nodes = [NodeProto.FromString(node.SerializeToString()) for node in kept]
-        del model.graph.node[:]
-        model.graph.node.extend(nodes)
+        gone = {i for i, source in pairs.items() if model.graph.node[source].output[0] in scales}
+        drop(model.graph.node, [i in gone for i in range(len(model.graph.node))])
         return scales
 
     def _affine(self, norm: NodeProto) -> tuple[Array, Array]:

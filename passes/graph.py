@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -16,7 +17,9 @@ __all__ = [
     "constant_tensors",
     "copy_model",
     "count_reads",
+    "drop",
     "free_name",
+    "opset",
     "reads_of",
     "subgraphs",
     "value_names",
@@ -147,6 +150,18 @@ def add_initializers(model: ModelProto, tensors: Iterable[TensorProto]) -> None:
         if model.ir_version < 4:
             value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             model.graph.input.append(value)
+
+
+def drop(repeated: Any, doomed: Sequence[bool]) -> None:
+    """Delete the marked elements of a repeated field, back to front."""
+    for i in reversed(range(len(doomed))):
+        if doomed[i]:
+            del repeated[i]
+
+
+def opset(model: ModelProto) -> int:
+    """Version of ONNX's default operators that the model uses; 0 if it uses none."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
 
 
 def attributes(node: NodeProto) -> Mapping[str, AttributeProto]:

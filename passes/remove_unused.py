@@ -8,11 +8,9 @@ What was unused from the start stays.
 
 from __future__ import annotations
 
-from typing import Any
-
 from onnx import GraphProto, ModelProto, NodeProto
 
-from passes.graph import copy_model, count_reads, reads_of
+from passes.graph import copy_model, count_reads, drop, reads_of
 
 __all__ = ["remove_unused"]
 
@@ -64,14 +62,7 @@ def _strip(graph: GraphProto, stored: set[str], unread: set[str], gone: set[str]
     def computes_unread(node: NodeProto) -> bool:
         return any(name in unread for name in node.output)
 
-    _drop(graph.node, [computes_unread(node) for node in graph.node])
-    _drop(graph.input, [value.name in stored for value in graph.input])
-    _drop(graph.value_info, [value.name in gone for value in graph.value_info])
-    _drop(graph.quantization_annotation, [a.tensor_name in gone for a in graph.quantization_annotation])
-
-
-def _drop(repeated: Any, doomed: list[bool]) -> None:
-    """Delete the marked elements of a repeated field, back to front."""
-    for i in reversed(range(len(doomed))):
-        if doomed[i]:
-            del repeated[i]
+    drop(graph.node, [computes_unread(node) for node in graph.node])
+    drop(graph.input, [value.name in stored for value in graph.input])
+    drop(graph.value_info, [value.name in gone for value in graph.value_info])
+    drop(graph.quantization_annotation, [a.tensor_name in gone for a in graph.quantization_annotation])

@@ -9,7 +9,9 @@ import pytest
 from onnx import ModelProto, helper
 
 import onnxlr
+from onnxlr import factorization
 from onnxlr.analysis import Layer, analyse
+from onnxlr.conv import ConvSpec
 from onnxlr.factorization import LayerWeights
 from onnxlr.model_file import Model
 from onnxlr.planning import aligned_ranks, candidates
@@ -153,3 +155,21 @@ def test_a_weight_that_is_not_finite_is_an_error(scheme: str, value: float) -> N
     w[3, 2, 1, 0] = value
     with pytest.raises(onnxlr.ModelError, match="layer 'conv' cannot be used: NaN or infinite"):
         onnxlr.plan(conv_model(w), schemes=[scheme])
+
+
+def test_planning_decomposes_each_weight_once_even_if_nothing_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scheme = all_schemes()["spatial"]
+    decomposed: list[ConvSpec] = []
+
+    def count(conv: ConvSpec, w: Any) -> Any:
+        decomposed.append(conv)
+        return decompose(conv, w)
+
+    decompose = scheme.decompose
+    monkeypatch.setattr(scheme, "decompose", count)
+    monkeypatch.setattr(factorization, "_KEPT_BYTES", 0)
+    plan = onnxlr.plan(conv_model(low_rank_weight(4, 32, 32, 3, 3)), schemes=["spatial"])
+    assert len(plan.layers) == 1
+    assert len(decomposed) == 1

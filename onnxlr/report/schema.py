@@ -66,7 +66,7 @@ class Report:
         """The report as plain data for JSON; see docs/report.md for the schema."""
         data = {"schema_version": SCHEMA_VERSION, **asdict(self)}
         if self.validation is not None:
-            data["validation"]["passed"] = self.validation.passed
+            data["validation"] = self.validation.to_dict()
         return data
 
 

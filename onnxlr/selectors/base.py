@@ -42,6 +42,10 @@ class Candidate:
             return None
         return int(np.lexsort((self.error, self.cost, ~allowed))[0])
 
+    def error_at(self, rank: Rank) -> float:
+        """‖W − Ŵ‖² / ‖W‖² at one of the ranks."""
+        return float(self.error[self.ranks.index(rank)])
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
