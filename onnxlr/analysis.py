@@ -1,267 +1,222 @@
-"""ModelProto -> one `Layer` or `Skipped` for every linear node. Reads shapes, no weights."""
+"""ModelProto -> one `Layer` or `Skipped` for every linear node. Reads shapes; weights only if computed."""
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, shape_inference
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from onnxlr.conv import ConvSpec, Spatial, chain_macs
-from onnxlr.errors import UsageError
-from passes.graph import attributes, constant_tensors, free_name, opset, subgraphs
+from onnxlr.conv import ConvSpec, Spatial
+from onnxlr.layer import Layer, Skipped
+from onnxlr.layout import Layout
+from onnxlr.shapes import Shapes, infer_shapes
+from passes.constants import FLOATS, Constant, ConstantError, Constants, all_constants
+from passes.graph import Scope, attributes, count_reads, free_name, scopes
 
-__all__ = ["Layer", "Shapes", "Skipped", "analyse", "infer_shapes"]
+__all__ = ["analyse"]
 
-_log = logging.getLogger(__name__)
-
-Shapes = Mapping[str, tuple[int | None, ...]]
-"""Dimensions of values by name; None where unknown."""
-
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+_LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 _QUANTIZED = "quantized: factorize before quantizing"
 _FUSED = "fused by ONNX Runtime: optimize the model before fusion"
+_RECURRENT = "recurrent: its matrices lie inside one node"
 
 _UNSUPPORTED = {
-    "ConvTranspose": "ConvTranspose is not factorized",
+    "Attention": "its matrices lie inside one node",
     "ConvInteger": _QUANTIZED,
-    "MatMulInteger": _QUANTIZED,
-    "QLinearConv": _QUANTIZED,
-    "QLinearMatMul": _QUANTIZED,
-    "DeformConv": "DeformConv is not factorized",
-    "Einsum": "Einsum is not factorized",
+    "DeformConv": "the window moves with the input: no chain of Convs computes it",
+    "DynamicQuantizeMatMul": _QUANTIZED,
+    "Einsum": "Einsum: write it as MatMul to have it factorized",
     "FusedConv": _FUSED,
     "FusedGemm": _FUSED,
     "FusedMatMul": _FUSED,
+    "GRU": _RECURRENT,
+    "LSTM": _RECURRENT,
+    "MatMulInteger": _QUANTIZED,
+    "MatMulIntegerToFloat": _QUANTIZED,
+    "MatMulNBits": _QUANTIZED,
+    "NhwcConv": _FUSED,
+    "NhwcFusedConv": _FUSED,
+    "QGemm": _QUANTIZED,
+    "QLinearConv": _QUANTIZED,
+    "QLinearMatMul": _QUANTIZED,
+    "RNN": _RECURRENT,
 }
-_LARGE = 1024  # elements; larger tensors do not steer shape inference
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A linear node that can be considered for factorization.
-
-    Attributes:
-        name: the node's name, or its output's where that is empty or not unique.
-        op_type: Conv, Gemm or MatMul.
-        output: name of the node's output; the key for passes.
-        conv: the layer as a Conv; a Gemm or MatMul has no spatial axes.
-        weight: name of the constant that holds the weight.
-        transposed: whether the constant is stored `(C, M)`.
-        spatial: sizes of the input's spatial axes, None if unknown.
-        repeats: how often the Conv runs for one run of the model: batch size, or rows of a MatMul; None if
-            unknown.
-    """
-
-    name: str
-    op_type: str
-    output: str
-    conv: ConvSpec
-    weight: str
-    transposed: bool
-    spatial: Spatial | None
-    repeats: int | None
-
-    @property
-    def macs(self) -> int | None:
-        """Multiply-accumulates of one run of the model, None if the sizes are unknown."""
-        return self.chain_macs((self.conv,))
-
-    def chain_macs(self, chain: Sequence[ConvSpec]) -> int | None:
-        """Multiply-accumulates of a chain in the layer's place, None if the sizes are unknown."""
-        if self.spatial is None or self.repeats is None:
-            return None
-        return self.repeats * int(chain_macs(chain, self.spatial))
-
-    def relative_macs(self, chain: Sequence[ConvSpec]) -> float:
-        """MACs of a chain by those of the layer; per input position where the sizes are unknown."""
-        return chain_macs(chain, self.spatial) / max(chain_macs((self.conv,), self.spatial), 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A linear node that is left alone, and why."""
-
-    name: str
-    reason: str
 
 
 def analyse(
-    model: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None
+    model: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None, folder: str = ""
 ) -> list[Layer | Skipped]:
-    """Every Conv, Gemm, MatMul and relative of them, in graph order, those in bodies of nodes included.
+    """Every Conv, ConvTranspose, Gemm, MatMul and relative of them, in all scopes.
 
     Args:
         model: left alone.
-        input_shapes: shapes of inputs whose dimensions are symbolic. A symbolic first dimension that is not
-            given counts as 1.
+        input_shapes: see `onnxlr.shapes.infer_shapes`.
+        folder: what locations of external data are relative to.
 
     Raises:
         UsageError: `input_shapes` names no input, or contradicts the model.
     """
-    return list(_Analysis(model, infer_shapes(model, input_shapes)).nodes())
+    shapes = infer_shapes(model, input_shapes)
+    trained = _used_in_training(model)
+    names = Counter(node.name for scope in scopes(model) for node in scope.holder.node)
+    given: set[str] = set()
+    found: list[Layer | Skipped] = []
+    for constants in all_constants(model, folder):
+        for node in constants.scope.holder.node:
+            if node.op_type in _LINEAR or node.op_type in _UNSUPPORTED:
+                stem = node.name if names[node.name] == 1 else ""
+                name = free_name(stem or next(filter(None, node.output), node.op_type), given)
+                found.append(_Site(name, node, constants, shapes).judge(trained))
+    return found
 
 
-def infer_shapes(model: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Shapes:
-    """Shapes of all values of the main graph by ONNX shape inference, from the inputs alone.
-
-    The file's value_info is not trusted, large tensors are not looked into. Arguments as in `analyse`.
-    """
-    skeleton = _skeleton(model)
-    _set_input_shapes(skeleton.graph, input_shapes or {})
-    try:
-        graph = shape_inference.infer_shapes(skeleton, data_prop=True).graph
-    except shape_inference.InferenceError as error:
-        _log.warning("shape inference failed, sizes are unknown: %s", error)
-        graph = skeleton.graph
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    values = [*graph.input, *graph.value_info, *graph.output]
-    return shapes | {value.name: _dims(value) for value in values if value.type.HasField("tensor_type")}
+def _used_in_training(model: ModelProto) -> set[str]:
+    """Names that training_info refers to."""
+    names: set[str] = set()
+    for info in model.training_info:
+        names.update(count_reads(info.initialization), count_reads(info.algorithm))
+        names.update(binding.key for binding in (*info.initialization_binding, *info.update_binding))
+    return names
 
 
-def _skeleton(model: ModelProto) -> ModelProto:
-    """The model with declarations in place of large tensors, and without value_info."""
-    skeleton = ModelProto(ir_version=max(model.ir_version, 4))
-    skeleton.opset_import.extend(model.opset_import)
-    skeleton.functions.extend(model.functions)
-    graph = skeleton.graph
-    graph.name = model.graph.name or "graph"
-    stored = {tensor.name for tensor in model.graph.initializer}
-    graph.input.extend(value for value in model.graph.input if value.name not in stored)
-    for tensor in model.graph.initializer:
-        if prod(tensor.dims) > _LARGE:
-            value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            graph.input.append(value)
-        else:
-            graph.initializer.append(tensor)
-    graph.node.extend(model.graph.node)
-    for value in model.graph.output:  # of outputs only the type is needed
-        graph.output.append(ValueInfoProto(name=value.name))
-    return skeleton
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """A node that may be a layer, and what is known where it stands."""
 
+    name: str
+    node: NodeProto
+    constants: Constants
+    shapes: Shapes
 
-def _set_input_shapes(graph: GraphProto, input_shapes: Mapping[str, Sequence[int]]) -> None:
-    known = {value.name: value for value in graph.input}
-    for name in input_shapes:
-        if name not in known:
-            raise UsageError(f"input shape given for '{name}', but the inputs are: {', '.join(known)}")
-    for value in graph.input:
-        given = input_shapes.get(value.name)
-        dims = value.type.tensor_type.shape.dim
-        if given is not None and len(given) != len(dims):
-            raise UsageError(f"input '{value.name}' has {len(dims)} dimensions, {len(given)} were given")
-        for axis, dim in enumerate(dims):
-            if given is not None:
-                if dim.HasField("dim_value") and dim.dim_value != given[axis]:
-                    raise UsageError(
-                        f"input '{value.name}' has size {dim.dim_value} along axis {axis}, "
-                        f"{given[axis]} was given; only symbolic dimensions can be set"
-                    )
-                dim.dim_value = given[axis]
-            elif axis == 0 and not dim.HasField("dim_value"):
-                dim.dim_value = 1
+    def judge(self, trained: set[str]) -> Layer | Skipped:
+        """The layer, or why it is none."""
+        try:
+            found = self._find(trained)
+        except ConstantError as error:
+            found = f"weight not constant: {error}"
+        except ValueError as error:
+            found = f"invalid attributes: {error}"
+        return Skipped(self.name, found) if isinstance(found, str) else found
 
-
-def _dims(value: ValueInfoProto) -> tuple[int | None, ...]:
-    dims = value.type.tensor_type.shape.dim
-    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)
-
-
-class _Analysis:
-    def __init__(self, model: ModelProto, shapes: Shapes) -> None:
-        self._graph = model.graph
-        self._shapes = shapes
-        self._constants = constant_tensors(model.graph)
-        self._names = Counter(node.name for node in model.graph.node)
-        self._given: set[str] = set()
-        self._opset = opset(model)
-
-    def nodes(self) -> Iterator[Layer | Skipped]:
-        for node in self._graph.node:
-            found = self._node(node)
-            if found is not None:
-                yield found
-            for body in subgraphs(node):
-                yield from _in_body(body, node)
-
-    def _node(self, node: NodeProto) -> Layer | Skipped | None:
-        is_linear = node.domain in ("", "ai.onnx") and node.op_type in ("Conv", "Gemm", "MatMul")
-        if not is_linear and node.op_type not in _UNSUPPORTED:
-            return None
-        is_unique = node.name and self._names[node.name] == 1
-        name = free_name(node.name if is_unique else next(iter(node.output), ""), self._given)
-        if not is_linear:
-            return Skipped(name, _UNSUPPORTED.get(node.op_type, f"operator of domain {node.domain}"))
-        reason = self._refusal(node)
+    def _find(self, trained: set[str]) -> Layer | str:
+        reason = self._refusal()
         if reason is not None:
-            return Skipped(name, reason)
-        return self._conv(node, name) if node.op_type == "Conv" else self._dense(node, name)
+            return reason
+        is_conv = self.node.op_type.startswith("Conv")
+        found = [(i, self.constants.find(self.node.input[i])) for i in ((1,) if is_conv else (1, 0))]
+        position, weight = next((pair for pair in found if pair[1] is not None), (1, None))
+        if weight is None:
+            return self._not_constant()
+        if weight.name in trained:
+            return "its weight is part of training_info"
+        if weight.data_type not in FLOATS:
+            return f"weight of type {TensorProto.DataType.Name(weight.data_type)}"
+        if not self._has_rank(weight.shape) or 0 in weight.shape:
+            return f"weight of shape {weight.shape}"
+        return self._conv(weight) if is_conv else self._dense(weight, position)
 
-    def _refusal(self, node: NodeProto) -> str | None:
-        tensor = self._constants.get(node.input[1])
-        if tensor is None:
-            return self._not_constant(node)
-        if tensor.data_type not in _FLOATS:
-            return f"weight of type {TensorProto.DataType.Name(tensor.data_type)}"
-        if self._opset < 11 and "transA" in attributes(node) and attributes(node)["transA"].i:
-            return "Gemm with transA before opset 11, where none can do without a bias"
-        shape = tuple(tensor.dims)
-        fits = len(shape) >= 3 if node.op_type == "Conv" else len(shape) == 2
-        if not fits or 0 in shape:
-            return f"weight of shape {shape}"
+    def _refusal(self) -> str | None:
+        """The reason that the node alone gives."""
+        if self.node.op_type in _UNSUPPORTED:
+            return _UNSUPPORTED[self.node.op_type]
+        if self.node.domain not in ("", "ai.onnx"):
+            return f"operator of domain {self.node.domain}"
+        if any(attribute.ref_attr_name for attribute in self.node.attribute):
+            return "attributes given by the caller of the function"
         return None
 
-    def _not_constant(self, node: NodeProto) -> str:
-        if node.op_type == "MatMul" and node.input[0] in self._constants:
-            return "the constant is the left operand of MatMul"
-        source = next((other for other in self._graph.node if node.input[1] in other.output), None)
-        if source is not None and source.op_type == "DequantizeLinear":
-            return _QUANTIZED
-        return "weight not constant" + (f" (computed by {source.op_type})" if source is not None else "")
+    def _has_rank(self, shape: tuple[int, ...]) -> bool:
+        match self.node.op_type:
+            case "Gemm":
+                return len(shape) == 2
+            case "MatMul":
+                return len(shape) >= 2
+            case _:
+                return len(shape) >= 3
 
-    def _conv(self, node: NodeProto, name: str) -> Layer | Skipped:
-        given = attributes(node)
-        shape = tuple(self._constants[node.input[1]].dims)
-        ints = {key: list(given[key].ints) for key in ("strides", "pads", "dilations") if key in given}
-        group = given["group"].i if "group" in given else 1
-        auto_pad = given["auto_pad"].s.decode() if "auto_pad" in given else "NOTSET"
-        if "kernel_shape" in given and tuple(given["kernel_shape"].ints) != shape[2:]:
-            return Skipped(name, f"kernel_shape contradicts the weight's shape {shape}")
-        try:
-            conv = ConvSpec.create(shape, group=group, auto_pad=auto_pad, **ints)
-        except ValueError as error:
-            return Skipped(name, f"invalid attributes: {error}")
-        batch, spatial = self._conv_sizes(node.input[0], len(shape))
-        return Layer(name, "Conv", node.output[0], conv, node.input[1], False, spatial, batch)
+    def _not_constant(self) -> str:
+        """Who computes the weight, and whether it was quantized on the way."""
+        name, scope = self.node.input[1], self.constants.scope
+        source = _producer(name, scope)
+        if source is None:
+            is_sparse = _is_sparse(name, scope)
+            return f"weight not constant ({'stored sparse' if is_sparse else _input_place(name, scope)})"
+        ancestor: NodeProto | None = source
+        while ancestor is not None:
+            if ancestor.op_type == "DequantizeLinear":
+                return _QUANTIZED
+            ancestor = _producer(ancestor.input[0], scope) if ancestor.input else None
+        if self.node.op_type in ("Gemm", "MatMul"):
+            return "both operands are computed"
+        return f"weight not constant (computed by {source.op_type})"
 
-    def _conv_sizes(self, value: str, rank: int) -> tuple[int | None, Spatial | None]:
-        dims = self._shapes.get(value, ())
+    def _conv(self, weight: Constant) -> Layer | str:
+        given = {key: helper.get_attribute_value(value) for key, value in attributes(self.node).items()}
+        if tuple(given.pop("kernel_shape", weight.shape[2:])) != weight.shape[2:]:
+            return f"kernel_shape contradicts the weight's shape {weight.shape}"
+        transposed, group = self.node.op_type == "ConvTranspose", given.get("group", 1)
+        shape = weight.shape
+        if transposed:
+            if group < 1 or shape[0] % group:
+                return f"invalid attributes: {shape[0]} input channels do not divide into {group} groups"
+            shape = (shape[1] * group, shape[0] // group, *shape[2:])
+        given["auto_pad"] = given.get("auto_pad", b"NOTSET").decode()
+        conv = ConvSpec.create(shape, transposed=transposed, **given)
+        batch, spatial = self._conv_sizes(len(shape))
+        return self._layer(conv, weight, Layout(swapped=transposed), spatial, batch)
+
+    def _conv_sizes(self, rank: int) -> tuple[int | None, Spatial | None]:
+        dims = self._dims(self.node.input[0])
         if len(dims) != rank:
             return None, None
         spatial = tuple(size for size in dims[2:] if size is not None)
         return dims[0], spatial if len(spatial) == rank - 2 else None
 
-    def _dense(self, node: NodeProto, name: str) -> Layer:
-        given = attributes(node)
-        stored = tuple(self._constants[node.input[1]].dims)
-        transposed = not ("transB" in given and given["transB"].i)  # MatMul has no transB
-        shape = stored[::-1] if transposed else stored
-        rows = self._shapes.get(node.output[0], (None,) * 2)[:-1]
-        sizes = [size for size in rows if size is not None]
-        repeats = prod(sizes) if len(sizes) == len(rows) else None
-        conv = ConvSpec.create(shape)
-        return Layer(name, node.op_type, node.output[0], conv, node.input[1], transposed, (), repeats)
+    def _dense(self, weight: Constant, position: int) -> Layer:
+        given = attributes(self.node)
+        flag = given.get("transB" if position else "transA")
+        is_turned = flag is not None and flag.i != 0  # MatMul has neither
+        layout = Layout(position, swapped=is_turned != bool(position), batch=weight.shape[:-2])
+        rows, columns = weight.shape[-2:][:: -1 if layout.swapped else 1]
+        group = prod(layout.batch)
+        conv = ConvSpec.create((rows * group, columns), group=group)
+        sizes = [size for size in self._dims(self.node.output[0]) if size is not None]
+        is_known = sizes and len(sizes) == len(self._dims(self.node.output[0]))
+        repeats = prod(sizes) // conv.out_channels if is_known else None
+        return self._layer(conv, weight, layout, (), repeats)
+
+    def _layer(
+        self, conv: ConvSpec, weight: Constant, layout: Layout, spatial: Spatial | None, repeats: int | None
+    ) -> Layer:
+        key = self.constants.scope.path, self.node.output[0]
+        return Layer(self.name, self.node.op_type, key, conv, weight, layout, spatial, repeats)
+
+    def _dims(self, value: str) -> tuple[int | None, ...]:
+        return self.shapes.get((self.constants.scope.path, value), ())
 
 
-def _in_body(body: GraphProto, parent: NodeProto) -> Iterator[Skipped]:
-    """Linear nodes of a body: they are counted, and left alone."""
-    for node in body.node:
-        if node.op_type in ("Conv", "Gemm", "MatMul", *_UNSUPPORTED):
-            name = node.name or next(iter(node.output), "")
-            yield Skipped(name, f"inside the body of {parent.op_type} '{parent.name or parent.output[0]}'")
-        for inner in subgraphs(node):
-            yield from _in_body(inner, node)
+def _around(scope: Scope) -> Iterator[Scope]:
+    """The scope and those around it, innermost first."""
+    inner: Scope | None = scope
+    while inner is not None:
+        yield inner
+        inner = inner.outer
+
+
+def _producer(name: str, scope: Scope) -> NodeProto | None:
+    nodes = (node for around in _around(scope) for node in around.holder.node)
+    return next((node for node in nodes if name in node.output), None)
+
+
+def _is_sparse(name: str, scope: Scope) -> bool:
+    holders = (around.holder for around in _around(scope) if isinstance(around.holder, GraphProto))
+    return any(name == tensor.values.name for holder in holders for tensor in holder.sparse_initializer)
+
+
+def _input_place(name: str, scope: Scope) -> str:
+    place = next((around.place for around in _around(scope) if name in around.input_names), "model")
+    return f"an input of the {place}"

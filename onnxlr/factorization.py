@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnxlr.analysis import Layer
+from onnxlr.conv import ConvSpec
 from onnxlr.errors import ModelError
-from onnxlr.model_file import Model, read_tensor
+from onnxlr.layer import Layer
 from onnxlr.schemes import Decomposition, Rank, Scheme, Weight
-from passes.graph import constant_tensors
+from passes.graph import Key
 
 __all__ = ["LayerWeights", "balance"]
 
@@ -36,23 +36,19 @@ class LayerWeights:
     """Reads one layer's weight at a time, and remembers decompositions within a memory budget.
 
     Args:
-        model: the prepared model; its external data are read tensor by tensor.
-        scales: f of folded BatchNormalizations by the layer's output, from `passes.fold_batchnorm`.
+        scales: f of folded BatchNormalizations by the layer's key, from `passes.fold_batchnorm`.
     """
 
-    def __init__(self, model: Model, scales: Mapping[str, Array]) -> None:
-        self._model = model
+    def __init__(self, scales: Mapping[Key, Array]) -> None:
         self._scales = scales
-        self._tensors = constant_tensors(model.proto.graph)
         self._kept: dict[tuple[object, ...], Decomposition] = {}
         self._kept_bytes = 0
         self._lock = threading.Lock()
 
     def weight(self, layer: Layer) -> Weight:
         """The weight `(M, C / group, *kernel_shape)` in the scale in which errors count."""
-        weight = _as_numeric(read_tensor(self._model, self._tensors[layer.weight]))
-        weight = weight.T if layer.transposed else weight
-        scale = self._scales.get(layer.output)
+        weight = layer.layout.load(_as_numeric(layer.weight.read()), layer.conv)
+        scale = self._scales.get(layer.key)
         return weight if scale is None else weight / _alive(_column(scale, weight.ndim))
 
     def decompose(self, layer: Layer, scheme: Scheme) -> Decomposition:
@@ -68,8 +64,7 @@ class LayerWeights:
         try:
             decomposition = scheme.decompose(layer.conv, self.weight(layer))
         except np.linalg.LinAlgError as error:
-            name = self._model.name
-            raise ModelError(f"{name}: the weight of layer '{layer.name}' cannot be used: {error}") from error
+            raise ModelError(f"the weight of layer '{layer.name}' cannot be used: {error}") from error
         with self._lock:
             if self._kept_bytes + decomposition.nbytes <= _KEPT_BYTES:
                 self._kept_bytes += decomposition.nbytes
@@ -82,42 +77,46 @@ class LayerWeights:
         Their shapes are those of `scheme.chain(layer.conv, rank)`.
         """
         factors = list(self.decompose(layer, scheme).factors(self.weight(layer), rank))
-        scale = self._scales.get(layer.output)
+        scale = self._scales.get(layer.key)
         if scale is not None:
             factors[-1] = factors[-1] * _column(scale, factors[-1].ndim)
-        dtype = helper.tensor_dtype_to_np_dtype(self._tensors[layer.weight].data_type)
-        return [factor.astype(dtype) for factor in balance(factors)]
+        dtype = helper.tensor_dtype_to_np_dtype(layer.weight.data_type)
+        chain = scheme.chain(layer.conv, rank)
+        return [factor.astype(dtype) for factor in balance(factors, chain)]
 
     def shared_key(self, layer: Layer) -> tuple[object, ...]:
         """Equal for layers whose factors at equal rank are equal: one stored weight, read the same way."""
-        stored = self._tensors[layer.weight].name or layer.weight
-        scaled = layer.output if layer.output in self._scales else None
-        return stored, layer.transposed, layer.conv, scaled
+        scaled = layer.key if layer.key in self._scales else None
+        return layer.weight, layer.layout, layer.conv, scaled
 
 
-def balance(factors: Sequence[Array]) -> list[Array]:
+def balance(factors: Sequence[Array], chain: Sequence[ConvSpec]) -> list[Array]:
     """Give both sides of every rank-one term about the same norm, so that float16 survives.
 
     Scales are powers of two: the product does not change by a single bit.
 
     Args:
-        factors: weights of ungrouped Convs, `(r, C, ...)`, `(M, r, ...)`: axis 0 of each meets axis 1 of the
-            next.
+        factors: weights of the Convs of a chain: what axis 0 of each gives, axis 1 of the next one takes,
+            group by group.
+        chain: their shapes.
     """
     balanced = list(factors)
     for i in range(len(balanced) - 1):
         first, second = balanced[i], balanced[i + 1]
-        ratio = _norms(second, axis=1) / _norms(first, axis=0)
+        groups = second.reshape(chain[i + 1].group, -1, *second.shape[1:])  # g, M / g, r, ...
+        ratio = _norms(groups, axes=(0, 2)) / _norms(first, axes=(0,))
         scale = np.exp2(np.round(np.log2(ratio) / 2))
-        balanced[i] = first * scale.reshape(-1, *(1,) * (first.ndim - 1))
-        balanced[i + 1] = second / scale.reshape(1, -1, *(1,) * (second.ndim - 2))
+        balanced[i] = first * _column(scale, first.ndim)
+        inverse = (1 / scale).reshape(len(groups), 1, -1, *(1,) * (second.ndim - 2))
+        balanced[i + 1] = (groups * inverse).reshape(second.shape)
     return balanced
 
 
-def _norms(factor: Array, axis: int) -> Array:
-    """Norms along one axis; 1 for a zero row, which no scale can balance."""
-    letters = "abcdefg"[: factor.ndim]
-    norms = np.sqrt(np.einsum(f"{letters},{letters}->{letters[axis]}", factor, factor))
+def _norms(factor: Array, axes: tuple[int, ...]) -> Array:
+    """Norms along some axes, flat; 1 for a zero row, which no scale can balance."""
+    letters = "abcdefgh"[: factor.ndim]
+    kept = "".join(letters[axis] for axis in axes)
+    norms = np.sqrt(np.einsum(f"{letters},{letters}->{kept}", factor, factor)).reshape(-1)
     return np.where(norms > np.finfo(np.float64).tiny, norms, 1.0)
 
 

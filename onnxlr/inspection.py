@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from onnxlr.analysis import Layer, Skipped
 from onnxlr.factorization import LayerWeights
+from onnxlr.layer import Layer, Skipped
 from onnxlr.parallel import Progress
 from onnxlr.planning import all_candidates
 from onnxlr.schemes import Rank, Scheme

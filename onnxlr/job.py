@@ -9,10 +9,13 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
-from onnxlr.analysis import Layer, Skipped, analyse
+from onnx.numpy_helper import from_array
+
+from onnxlr.analysis import analyse
 from onnxlr.errors import PlanError, UsageError
 from onnxlr.factorization import LayerWeights
 from onnxlr.inspection import Inspection, inspect_layers
+from onnxlr.layer import Layer, Skipped
 from onnxlr.model_file import Model, model_hash
 from onnxlr.parallel import Progress
 from onnxlr.plan import BeforeAfter, Plan, PlannedLayer
@@ -22,11 +25,10 @@ from onnxlr.rewriting import Replacement, rewrite
 from onnxlr.schemes import Scheme, all_schemes
 from onnxlr.selectors import RankSelector
 from passes import fold_batchnorm, remove_unused
+from passes.constants import FLOATS
 from passes.graph import all_tensors
 
 __all__ = ["Job", "Selection", "find_schemes"]
-
-_FLOAT_TYPES = {1, 10, 11, 16}  # FLOAT, FLOAT16, DOUBLE, BFLOAT16 of TensorProto.DataType
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +91,8 @@ class Job:
         self._progress = progress
         folded = fold_batchnorm(model.proto, str(model.folder))
         self._prepared = model.with_proto(remove_unused(model.proto, folded.model))
-        self._weights = LayerWeights(self._prepared, folded.scales)
-        self._found = analyse(self._prepared.proto, input_shapes)
+        self._weights = LayerWeights({("", name): scale for name, scale in folded.scales.items()})
+        self._found = self._analyse(self._prepared)
 
     @cached_property
     def identity(self) -> dict[str, str]:
@@ -141,20 +143,22 @@ class Job:
         replacements = [_replacement(planned, layers) for planned in plan.layers]
         if len({item.layer.name for item in replacements}) < len(replacements):
             raise PlanError("the plan names a layer twice")
-        return rewrite(self._prepared, replacements, self._weights, self._workers, self._progress)
+        return rewrite(self._prepared, replacements, self._weights, from_array, self._workers, self._progress)
 
     def totals(self, result: Model) -> Totals:
         """Count params, MACs and bytes of the original and of `result`, from their graphs."""
-        found = analyse(result.proto, self._input_shapes)
         # the prepared model has the layers of the original: folding changes no Conv's or Gemm's shape
-        pairs = zip(_count(self.original, self._found), _count(result, found), strict=True)
+        pairs = zip(_count(self.original, self._found), _count(result, self._analyse(result)), strict=True)
         return Totals(*(BeforeAfter(before, after) for before, after in pairs))
+
+    def _analyse(self, model: Model) -> list[Layer | Skipped]:
+        return analyse(model.proto, self._input_shapes, str(model.folder))
 
 
 def _count(model: Model, found: Iterable[Layer | Skipped]) -> tuple[int | None, int | None, int | None]:
     """Params, MACs (None where sizes are unknown) and bytes of a model whose layers were found."""
     tensors = all_tensors(model.proto)
-    params = sum(prod(tensor.dims) for tensor in tensors if tensor.data_type in _FLOAT_TYPES)
+    params = sum(prod(tensor.dims) for tensor in tensors if tensor.data_type in FLOATS)
     macs = [item.macs for item in found if isinstance(item, Layer)]
     known = [count for count in macs if count is not None]
     return params, sum(known) if len(known) == len(macs) else None, model.nbytes

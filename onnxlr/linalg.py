@@ -1,4 +1,4 @@
-"""Truncated factorization of a matrix: the error at every rank first, then the factors of one rank.
+"""Truncated factorization of a matrix or tensor: the error at every rank first, then the factors of one rank.
 
 Works on the Gram matrix of the smaller side in float64 (docs/how-it-works.md). Factors are Q and QᵀA; nothing
 is divided by a singular value.
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnxlr.lapack import TridiagonalForm
 
-__all__ = ["GramFactorization", "tail_sums"]
+__all__ = ["GramFactorization", "Hosvd", "tail_sums"]
 
 Float = NDArray[np.float64]
 Matrix = NDArray[Any]  # any real floating type; arithmetic is float64
@@ -67,6 +67,43 @@ class GramFactorization:
         return projected.T, basis.T
 
 
+class Hosvd:
+    """Truncated HOSVD of a tensor along its first two modes: two bases, and the tensor projected on them.
+
+    It is *not* the optimum at its ranks, which has no closed form, but a bounded approximation of it: its
+    ‖T − T̂‖² is at most the sum of the σ² discarded in either mode, hence at most twice the optimum's
+    (De Lathauwer et al. 2000).
+
+    Args:
+        tensor: `(m, n, ...)`, any real floating type. It is read, not kept.
+
+    Attributes:
+        residuals: `(R1 + 1, R2 + 1)` for full ranks R1 of the second and R2 of the first mode: the exact
+            ‖T − T̂‖² at every (r1, r2), not the bound. Both bases are kept at full rank for it.
+    """
+
+    def __init__(self, tensor: Matrix) -> None:
+        self._bases = [_leading_basis(tensor, mode) for mode in (0, 1)]
+        core = _core(tensor, *self._bases)
+        self.residuals = _truncation_residuals(np.square(core).sum(axis=2).T)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        return sum(basis.nbytes for basis in self._bases) + self.residuals.nbytes
+
+    def factors(self, tensor: Matrix, r1: int, r2: int) -> tuple[Float, Float, Float]:
+        """Basis of the second mode `(n, r1)`, core `(r2, r1, ...)`, basis of the first mode `(m, r2)`.
+
+        Args:
+            tensor: the same one that was given to the constructor.
+            r1: 1 to the full rank of the second mode.
+            r2: 1 to the full rank of the first mode.
+        """
+        first, second = self._bases[0][:, :r2], self._bases[1][:, :r1]
+        return second, _core(tensor, first, second).reshape(r2, r1, *tensor.shape[2:]), first
+
+
 def tail_sums(values: Float) -> Float:
     """Sums of what follows along the last axis: entry r is Σ values[r:], the last one is 0.
 
@@ -109,3 +146,24 @@ def _float64_blocks(matrix: Matrix) -> Iterator[tuple[slice, Float]]:
         block = buffer[:, : part.shape[1]]
         np.copyto(block, part)
         yield slice(start, start + part.shape[1]), block
+
+
+def _leading_basis(tensor: Matrix, mode: int) -> Float:
+    """Orthonormal basis `(size of the mode, full rank)` of the mode's unfolding, largest σ first."""
+    unfolding = np.moveaxis(tensor, mode, 0).reshape(tensor.shape[mode], -1).astype(np.float64)
+    return TridiagonalForm(unfolding @ unfolding.T).leading_vectors(min(unfolding.shape))
+
+
+def _core(tensor: Matrix, first: Float, second: Float) -> Float:
+    """The tensor projected on both bases, `(r2, r1, product of the other modes)`."""
+    rows, columns = tensor.shape[:2]
+    projected = first.T @ tensor.reshape(rows, -1).astype(np.float64)
+    core: Float = np.matmul(second.T, projected.reshape(first.shape[1], columns, -1))
+    return core
+
+
+def _truncation_residuals(energy: Float) -> Float:
+    """Σ of energy[i, j] over i ≥ r1 or j ≥ r2, for every (r1, r2): sums of positive terms only."""
+    discarded_rows = tail_sums(energy.sum(axis=1))  # i >= r1, any j
+    kept_rows = np.vstack([np.zeros((1, energy.shape[1])), np.cumsum(energy, axis=0)])  # i < r1
+    return discarded_rows[:, None] + tail_sums(kept_rows)  # ... and j >= r2

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxlr.analysis import Skipped
 from onnxlr.errors import PlanError
-from onnxlr.model_file import staged_file
+from onnxlr.layer import Skipped
 from onnxlr.schemes import Rank
+from onnxlr.staging import staged_file
 
 __all__ = ["BeforeAfter", "Plan", "PlannedLayer", "read_plan", "write_plan"]
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
-from onnxlr.analysis import Layer, Skipped
 from onnxlr.conv import ConvSpec, chain_params
+from onnxlr.cost import chain_costs
 from onnxlr.factorization import LayerWeights
+from onnxlr.layer import Layer, Skipped
 from onnxlr.parallel import Progress, map_layers
 from onnxlr.plan import BeforeAfter, PlannedLayer
 from onnxlr.schemes import Decomposition, Rank, Scheme
@@ -55,7 +55,7 @@ def candidates(
     """What each scheme offers for a layer, or why none of them does.
 
     Of schemes whose chains have the same shapes only the first is tried: over one function class, closed-form
-    optima have the same error.
+    optima have the same error. A scheme that the gate would not let pass at any rank is not tried either.
     """
     accepted: dict[tuple[ConvSpec, ...], Scheme] = {}
     reasons: dict[str, str] = {}
@@ -68,10 +68,14 @@ def candidates(
         accepted.setdefault(lowest, scheme)
     if not accepted:
         return Skipped(layer.name, _join(reasons))
-    return [
-        _candidate(layer, scheme, weights.decompose(layer, scheme), align, limit)
-        for scheme in accepted.values()
-    ]
+    offers = [_Offer(layer, scheme, align) for scheme in accepted.values()]
+    promising = [offer for offer in offers if offer.cost.min() < limit]
+    if not promising:
+        lowest = min(offer.cost.min() for offer in offers)
+        return Skipped(
+            layer.name, f"too small to gain: at the lowest rank a chain costs {lowest:.2f} of the layer"
+        )
+    return [offer.candidate(weights.decompose(layer, offer.scheme), limit) for offer in promising]
 
 
 def plan_layers(
@@ -160,31 +164,23 @@ def aligned_ranks(max_rank: Rank, align: int) -> list[Rank]:
     return list(product(*axes))
 
 
-def _candidate(
-    layer: Layer, scheme: Scheme, decomposition: Decomposition, align: int, limit: float
-) -> Candidate:
-    ranks = aligned_ranks(scheme.max_rank(layer.conv), align)
-    residuals = decomposition.residuals
-    total = residuals[(0,) * residuals.ndim]
-    error = residuals[tuple(np.array(ranks).T)] / (total if total > 0 else 1.0)
-    macs = _relative_macs(layer, scheme, ranks)
-    cost = macs / scheme.efficiency(layer.conv)
-    return Candidate(layer.name, scheme.name, ranks, macs, cost, error, limit)
+class _Offer:
+    """One scheme for one layer, and what its chain costs at every rank; the error is not known yet."""
 
+    def __init__(self, layer: Layer, scheme: Scheme, align: int) -> None:
+        self.scheme = scheme
+        self._layer = layer
+        # the channels between depthwise Convs are a multiple of the layer's at any rank
+        step = 1 if layer.conv.is_depthwise else align
+        self._ranks = aligned_ranks(scheme.max_rank(layer.conv), step)
+        self._macs, self.cost = chain_costs(layer, scheme, self._ranks)
 
-def _relative_macs(layer: Layer, scheme: Scheme, ranks: Sequence[Rank]) -> NDArray[np.float64]:
-    """`(len(ranks),)`: MACs of the chain at each rank by those of the layer.
-
-    A rank entry is a channel count, so MACs are affine in each of them: the corners of the range tell all.
-    """
-    full = np.array(scheme.max_rank(layer.conv))
-    position = (np.array(ranks) - 1) / np.maximum(full - 1, 1)  # 0 at rank 1, 1 at full rank
-    macs = np.zeros(len(ranks))
-    for corner in product((0, 1), repeat=len(full)):
-        rank = tuple(int(r) for r in np.where(corner, full, 1))
-        weight = np.prod(np.where(corner, position, 1 - position), axis=1)
-        macs += weight * layer.relative_macs(scheme.chain(layer.conv, rank))
-    return macs
+    def candidate(self, decomposition: Decomposition, limit: float) -> Candidate:
+        """The candidate, with the error of every rank."""
+        residuals = decomposition.residuals
+        total = residuals[(0,) * residuals.ndim]
+        error = residuals[tuple(np.array(self._ranks).T)] / (total if total > 0 else 1.0)
+        return Candidate(self._layer.name, self.scheme.name, self._ranks, self._macs, self.cost, error, limit)
 
 
 def _planned(layer: Layer, scheme: Scheme, rank: Rank, error: float) -> PlannedLayer:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from numpy.typing import NDArray
-from onnx import AttributeProto, helper
+from onnx import AttributeProto, NodeProto, TensorProto, helper
 
-from onnxlr.analysis import Layer
 from onnxlr.conv import ConvSpec
 from onnxlr.factorization import LayerWeights
+from onnxlr.layer import Layer
+from onnxlr.layout import Layout
 from onnxlr.model_file import Model
 from onnxlr.parallel import Progress, map_layers
 from onnxlr.planning import gram_work
 from onnxlr.schemes import Rank, Scheme
-from passes import ChainNode, remove_unused, replace_with_chain
-from passes.graph import attributes
+from passes import Chain, ChainNode, remove_unused, replace_with_chain
+from passes.graph import Key, attributes, scopes
 
-__all__ = ["Replacement", "rewrite"]
+__all__ = ["Replacement", "Store", "rewrite"]
 
 Attributes = dict[str, Any]
+
+Store = Callable[[NDArray[Any]], TensorProto]
+"""Keeps an array as a tensor of a model, in memory or in a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,35 +42,42 @@ def rewrite(
     prepared: Model,
     replacements: Sequence[Replacement],
     weights: LayerWeights,
+    store: Store,
     workers: int,
     progress: Progress,
 ) -> Model:
     """Replace layers of the prepared model by chains and remove what that made unused.
 
     Args:
-        prepared: the model after `passes.fold_batchnorm`; left alone.
+        prepared: the model after the passes that prepare it; left alone.
         replacements: at most one a layer.
         weights: of the prepared model.
+        store: where factors go as soon as they are computed.
         workers: number of cores to use.
         progress: told the number of layers factorized.
     """
-    nodes = {node.output[0]: node for node in prepared.proto.graph.node if node.output}
-    sites = [_Site(item, attributes(nodes[item.layer.output])) for item in replacements]
+    nodes = _nodes(prepared)
+    sites = [_Site(item, attributes(nodes[item.layer.key])) for item in replacements]
     unique = {site.key(weights): site for site in sites}
-    arrays = map_layers(
-        lambda site: site.stored_factors(weights),
+    tensors = map_layers(
+        lambda site: [store(array) for array in site.stored_factors(weights)],
         list(unique.values()),
         lambda site: gram_work(site.item.layer),
         workers,
         lambda done: progress("Factorizing", done, len(unique)),
     )
-    factors = dict(zip(unique, arrays, strict=True))
-    chains = {site.item.layer.output: site.nodes(factors[site.key(weights)]) for site in sites}
+    factors = dict(zip(unique, tensors, strict=True))
+    chains = {site.item.layer.key: site.build(factors[site.key(weights)]) for site in sites}
     proto = replace_with_chain(prepared.proto, chains) if chains else prepared.proto
     return prepared.with_proto(remove_unused(prepared.proto, proto))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+def _nodes(model: Model) -> dict[Key, NodeProto]:
+    found = ((scope.path, node) for scope in scopes(model.proto) for node in scope.holder.node)
+    return {(path, node.output[0]): node for path, node in found if node.output}
+
+
+@dataclass(frozen=True, eq=False)
 class _Site:
     """A replacement and the attributes of the node that it replaces."""
 
@@ -74,55 +86,80 @@ class _Site:
 
     def key(self, weights: LayerWeights) -> tuple[object, ...]:
         """Equal for sites that need the same factors in the same layout."""
-        return (*weights.shared_key(self.item.layer), self.item.scheme.name, self.item.rank, self._ops())
+        used = tuple(self._layouts)
+        return (*weights.shared_key(self.item.layer), self.item.scheme.name, self.item.rank, used)
 
     def stored_factors(self, weights: LayerWeights) -> list[NDArray[Any]]:
         """The factors in the layout of their nodes."""
         factors = weights.factorize(self.item.layer, self.item.scheme, self.item.rank)
-        is_transposed = [op == "MatMul" or self.item.layer.transposed for op in self._ops()]
-        return [w.T.copy() if turn else w for w, turn in zip(factors, is_transposed, strict=True)]
+        stored = zip(self._layouts, factors, self._chain, strict=True)
+        return [layout.store(factor, spec) for layout, factor, spec in stored]
 
-    def nodes(self, factors: Sequence[NDArray[Any]]) -> list[ChainNode]:
+    def build(self, factors: Sequence[TensorProto]) -> Chain:
         """The chain for these factors."""
-        links = zip(self._ops(), factors, self._attributes(), strict=True)
-        return [ChainNode(op, factor, f"lr{i}", given) for i, (op, factor, given) in enumerate(links)]
+        layer = self.item.layer
+        position = layer.layout.position
+        links = zip(self._ops, factors, self._attributes(), strict=True)
+        nodes = [ChainNode(op, f"lr{i}", w, position, given) for i, (op, w, given) in enumerate(links)]
+        if self._turns_input:
+            nodes.insert(0, ChainNode("Transpose", "transpose", attributes={"perm": [1, 0]}))
+        return Chain(nodes, layer.weight.home.path, 1 - position)
 
+    @cached_property
     def _chain(self) -> tuple[ConvSpec, ...]:
         return self.item.scheme.chain(self.item.layer.conv, self.item.rank)
 
-    def _ops(self) -> tuple[str, ...]:
-        """Of a Gemm only the last node has to be one: before opset 11 a Gemm cannot do without a bias."""
-        op, count = self.item.layer.op_type, len(self._chain())
-        if op != "Gemm":
-            return (op,) * count
-        first = "Gemm" if "transA" in self.given and self.given["transA"].i else "MatMul"
-        return first, *("MatMul",) * (count - 2), "Gemm"
+    @cached_property
+    def _ops(self) -> list[str]:
+        """Of a Gemm only the last node is one: before opset 11 a Gemm cannot do without a bias."""
+        op = self.item.layer.op_type
+        if op == "Gemm":
+            return ["MatMul"] * (len(self._chain) - 1) + ["Gemm"]
+        if op == "MatMul":
+            return [op] * len(self._chain)
+        return ["ConvTranspose" if link.transposed else "Conv" for link in self._chain]
+
+    @cached_property
+    def _layouts(self) -> list[Layout]:
+        """How the weight of each node is stored."""
+        own = self.item.layer.layout
+
+        def swapped(op: str) -> bool:
+            return bool(own.position) if op == "MatMul" else op == "ConvTranspose"
+
+        return [own if op == "Gemm" else replace(own, swapped=swapped(op)) for op in self._ops]
+
+    @property
+    def _turns_input(self) -> bool:
+        """Whether a Gemm reads its other operand transposed; the MatMul that comes first cannot."""
+        return self._input_flag in self.given and self.given[self._input_flag].i != 0
+
+    @property
+    def _input_flag(self) -> str:
+        return "transA" if self.item.layer.layout.position else "transB"
 
     def _attributes(self) -> list[Attributes]:
-        chain = self._chain()
-        match self.item.layer.op_type:
-            case "Conv":
-                return [_conv_node(spec) for spec in chain]
-            case "Gemm":
-                return [self._first_gemm(), *({} for _ in chain[2:]), self._last_gemm()]
-            case _:
-                return [{} for _ in chain]
-
-    def _first_gemm(self) -> Attributes:
-        names = [name for name in ("transA", "transB") if name in self.given and self._ops()[0] == "Gemm"]
-        return {name: self.given[name].i for name in names}
-
-    def _last_gemm(self) -> Attributes:
-        """alpha, beta and broadcast (opset < 7) belong to the node with the bias."""
-        return {name: helper.get_attribute_value(a) for name, a in self.given.items() if name != "transA"}
+        if self.item.layer.conv.kernel_shape:
+            return [_conv_node(spec) for spec in self._chain]
+        # alpha, beta and broadcast (opset < 7) belong to the node with the bias
+        last = {name: helper.get_attribute_value(value) for name, value in self.given.items()}
+        last.pop(self._input_flag, None)
+        return [{} for _ in self._chain[1:]] + [last]
 
 
 def _conv_node(spec: ConvSpec) -> Attributes:
-    padding = {"pads": list(spec.pads)} if spec.auto_pad == "NOTSET" else {"auto_pad": spec.auto_pad}
-    return {
+    attributes: Attributes = {
         "kernel_shape": list(spec.kernel_shape),
         "strides": list(spec.strides),
         "dilations": list(spec.dilations),
         "group": spec.group,
-        **padding,
     }
+    if spec.auto_pad == "NOTSET":
+        attributes["pads"] = list(spec.pads)
+    else:
+        attributes["auto_pad"] = spec.auto_pad
+    if any(spec.output_padding):
+        attributes["output_padding"] = list(spec.output_padding)
+    if spec.output_shape:
+        attributes["output_shape"] = list(spec.output_shape)
+    return attributes

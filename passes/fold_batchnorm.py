@@ -3,13 +3,15 @@
     BN(W * x + b) = diag(f) W * x + f (b - mean) + B,   f = scale / sqrt(var + epsilon)
 
 A BatchNormalization is folded where
-1. it is in inference mode and its four parameters are constants of the graph;
+1. it is in inference mode and its four parameters are constant (`passes.constants`);
 2. its input is the output of a Conv or Gemm, and nothing else reads that output: no other node, no body of an
    If or Loop, not the graph's outputs;
-3. the weight is constant and read by this node only, also under the names that Identity nodes give it (a
-   shared weight would be stored twice); the bias is constant or absent; a Gemm's must broadcast over rows;
+3. the weight is constant and read by this node only, also under the names that Identity nodes give it and
+   as what it is computed from (a shared weight would be stored twice); the bias is constant or absent; a
+   Gemm's must broadcast over rows;
 4. sizes agree, and the results are finite in the weight's type.
-Everything else stays as it is. Arithmetic is float64, the results have the weight's type.
+Everything else stays as it is, bodies of nodes and local functions too. Arithmetic is float64, the results
+have the weight's type.
 """
 
 from __future__ import annotations
@@ -21,23 +23,23 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
+from passes.constants import FLOATS, Constant, ConstantError, Constants
 from passes.graph import (
     add_initializers,
     attributes,
-    constant_tensors,
     count_reads,
     drop,
     free_name,
     opset,
+    scopes,
     value_names,
 )
 
 __all__ = ["FoldedModel", "fold_batchnorm"]
 
 Array = NDArray[np.float64]
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 _EPSILON = float(np.float32(1e-5))  # attributes are float32
 
 
@@ -75,10 +77,9 @@ def fold_batchnorm(model: ModelProto, base_dir: str = "") -> FoldedModel:
 class _Folding:
     def __init__(self, model: ModelProto, base_dir: str) -> None:
         self._graph = model.graph
-        self._base_dir = base_dir
-        self._constants = constant_tensors(model.graph)
+        self._constants = Constants(next(scopes(model)), base_dir)
         self._reads = count_reads(model.graph)
-        self._taken = value_names(model.graph)
+        self._taken = value_names(model)
         self._opset = opset(model)
 
     def find(self) -> dict[int, int]:
@@ -100,32 +101,38 @@ class _Folding:
         per_channel = "spatial" not in values or values["spatial"].i != 0
         if node.domain or self._opset < 7 or training or not per_channel:
             return False
-        return sum(map(bool, node.output)) == 1 and all(map(self._is_float, node.input[1:]))
+        return sum(map(bool, node.output)) == 1 and all(
+            self._float(name) is not None for name in node.input[1:]
+        )
 
     def _can_absorb(self, node: NodeProto) -> bool:  # rule 3
-        if node.domain or node.op_type not in ("Conv", "Gemm") or self._is_shared(node.input[1]):
+        if node.domain or node.op_type not in ("Conv", "Gemm"):
             return False
-        bias = _bias_name(node)
-        if not self._is_float(node.input[1]) or (bias and not self._is_float(bias)):
+        weight, bias = self._float(node.input[1]), _bias_name(node)
+        if weight is None or not weight.has_one_reader(self._reads) or (bias and self._float(bias) is None):
             return False
         if node.op_type == "Conv":
             return True
-        rows = [*self._constants[bias].dims][:-1] if bias else []
+        rows = self._shape(bias)[:-1] if bias else ()
         return all(size == 1 for size in rows) and (bool(bias) or self._opset >= 11)
 
-    def _is_shared(self, name: str) -> bool:
-        tensor = self._constants.get(name)
-        aliases = [alias for alias, other in self._constants.items() if other is tensor]
-        return any(self._reads[alias] > 1 for alias in aliases)
-
     def _agree(self, norm: NodeProto, node: NodeProto) -> bool:  # rule 4
-        dims, bias = self._constants[node.input[1]].dims, _bias_name(node)
-        channels = dims[_output_axis(node)] if len(dims) >= 2 else -1
-        per_channel = all([*self._constants[name].dims] == [channels] for name in norm.input[1:])
-        return per_channel and (not bias or prod(self._constants[bias].dims) in (1, channels))
+        shape, bias = self._shape(node.input[1]), _bias_name(node)
+        channels = shape[_output_axis(node)] if len(shape) >= 2 else -1
+        per_channel = all(self._shape(name) == (channels,) for name in norm.input[1:])
+        return per_channel and (not bias or prod(self._shape(bias)) in (1, channels))
 
-    def _is_float(self, name: str) -> bool:
-        return name in self._constants and self._constants[name].data_type in _FLOATS
+    def _float(self, name: str) -> Constant | None:
+        """The constant, if the value is one of a floating-point type."""
+        found = self._constants.find(name)
+        try:
+            return found if found is not None and found.data_type in FLOATS else None
+        except ConstantError:
+            return None
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        found = self._float(name)
+        return () if found is None else found.shape
 
     def apply(self, model: ModelProto, pairs: Mapping[int, int]) -> dict[str, Array]:
         """Rewrite `model`, a copy of the one that was searched."""
@@ -153,13 +160,14 @@ class _Folding:
 
     def _folded(self, node: NodeProto, scale: Array, shift: Array) -> tuple[NDArray[Any], NDArray[Any]]:
         """The new weight and bias, in the weight's type."""
-        weight, bias_name, values = self._array(node.input[1]), _bias_name(node), attributes(node)
+        stored, bias_name, values = self._read(node.input[1]), _bias_name(node), attributes(node)
         bias = self._array(bias_name).reshape(-1) if bias_name else np.zeros(1)
         beta = values["beta"].f if "beta" in values else 1.0
         axis = _output_axis(node)
-        weight = weight * scale.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
-        dtype = helper.tensor_dtype_to_np_dtype(self._constants[node.input[1]].data_type)
-        return weight.astype(dtype), (beta * bias * scale + shift).astype(dtype)
+        weight = stored.astype(np.float64) * scale.reshape(
+            [-1 if i == axis else 1 for i in range(stored.ndim)]
+        )
+        return weight.astype(stored.dtype), (beta * bias * scale + shift).astype(stored.dtype)
 
     def _absorb(self, node: NodeProto, arrays: Iterable[NDArray[Any]]) -> list[TensorProto]:
         """Point `node` to its new weight and bias, and return them."""
@@ -174,7 +182,12 @@ class _Folding:
         return [numpy_helper.from_array(array, name) for array, name in zip(arrays, names, strict=True)]
 
     def _array(self, name: str) -> Array:
-        return numpy_helper.to_array(self._constants[name], self._base_dir).astype(np.float64)
+        return self._read(name).astype(np.float64)
+
+    def _read(self, name: str) -> NDArray[Any]:
+        found = self._float(name)
+        assert found is not None, "rules 1 and 3"  # noqa: S101
+        return found.read()
 
 
 def _output_axis(node: NodeProto) -> int:

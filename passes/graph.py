@@ -1,29 +1,106 @@
-"""What every pass asks of a graph: who reads a value, which tensors are constant, which names are free."""
+"""What every pass asks of a model: which scopes it has, who reads a value, which names are free."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    OperatorSetIdProto,
+    TensorProto,
+    helper,
+)
 
 __all__ = [
+    "Key",
+    "Scope",
     "add_initializers",
     "all_tensors",
     "attributes",
-    "constant_tensors",
     "copy_model",
     "count_reads",
     "drop",
     "free_name",
     "opset",
     "reads_of",
+    "scopes",
     "subgraphs",
     "value_names",
 ]
+
+
+Key = tuple[str, str]
+"""A node anywhere in a model: the path of its scope and the name of its first output."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scope:
+    """A list of nodes in one namespace: the main graph, a body of a node, or a local function.
+
+    Attributes:
+        path: tells the scopes of a model apart, "" for the main graph; it names outputs and functions, so it
+            is the same before and after a pass that keeps those.
+        place: where that is, for people.
+        holder: what has the nodes.
+        opset: version of ONNX's default operators in it, 0 if it uses none.
+        outer: the scope whose values a body sees as well.
+    """
+
+    path: str
+    place: str
+    holder: GraphProto | FunctionProto
+    opset: int
+    outer: Scope | None = None
+
+    @property
+    def initializers(self) -> Sequence[TensorProto]:
+        """Stored tensors; a function has none."""
+        return self.holder.initializer if isinstance(self.holder, GraphProto) else ()
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is the main graph."""
+        return not self.path
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the values that come from outside."""
+        if isinstance(self.holder, GraphProto):
+            return [value.name for value in self.holder.input]
+        return list(self.holder.input)
+
+    def bodies(self) -> Iterator[Scope]:
+        """The scopes of the bodies of its nodes, those in bodies of bodies included."""
+        for node in self.holder.node:
+            stem = next(filter(None, node.output), node.name)
+            for i, body in enumerate(subgraphs(node)):
+                path = f"{self.path}/{stem}[{i}]"
+                place = f"body of {node.op_type} '{node.name or stem}'"
+                inner = Scope(path, place, body, self.opset, self)
+                yield inner
+                yield from inner.bodies()
+
+
+def scopes(model: ModelProto) -> Iterator[Scope]:
+    """Every scope of a model: the main graph, its bodies, the local functions and their bodies."""
+    main = Scope("", "main graph", model.graph, opset(model))
+    yield main
+    yield from main.bodies()
+    for function in model.functions:
+        name = ":".join(filter(None, (function.domain, function.name, function.overload)))
+        version = _opset_of(function.opset_import)
+        scope = Scope(f"function {name}", f"function '{name}'", function, version)
+        yield scope
+        yield from scope.bodies()
 
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
@@ -35,10 +112,10 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
             yield from attribute.graphs
 
 
-def count_reads(graph: GraphProto) -> Counter[str]:
-    """How often each value is read: by nodes, by bodies of nodes, and as an output of the graph."""
-    reads = Counter(output.name for output in graph.output)
-    for node in graph.node:
+def count_reads(holder: GraphProto | FunctionProto) -> Counter[str]:
+    """How often each value is read: by nodes, by bodies of nodes, and as an output."""
+    reads = Counter(value if isinstance(value, str) else value.name for value in holder.output)
+    for node in holder.node:
         reads.update(reads_of(node))
     return reads
 
@@ -49,20 +126,6 @@ def reads_of(node: NodeProto) -> Counter[str]:
     for body in subgraphs(node):
         reads.update(count_reads(body))
     return reads
-
-
-def constant_tensors(graph: GraphProto) -> dict[str, TensorProto]:
-    """Values known before the run, by name: initializers, Constant nodes with a tensor, Identity of such.
-
-    An initializer that is a graph input as well counts: IR 3 made every initializer an input.
-    """
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and "value" in attributes(node):
-            tensors[node.output[0]] = attributes(node)["value"].t
-        elif node.op_type == "Identity" and node.input[0] in tensors:
-            tensors[node.output[0]] = tensors[node.input[0]]
-    return tensors
 
 
 def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
@@ -93,15 +156,18 @@ def _node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
             yield from _graph_tensors(body)
 
 
-def value_names(graph: GraphProto) -> set[str]:
-    """Every name of a value or node in the graph and its bodies: what a new name must not collide with."""
-    names = {tensor.name for tensor in graph.initializer}
-    names.update(tensor.values.name for tensor in graph.sparse_initializer)
-    names.update(value.name for values in (graph.input, graph.output, graph.value_info) for value in values)
-    for node in graph.node:
-        names.update((node.name, *node.input, *node.output))
-        for body in subgraphs(node):
-            names |= value_names(body)
+def value_names(model: ModelProto) -> set[str]:
+    """Every name of a value or node anywhere in the model: what a new name must not collide with."""
+    names: set[str] = set()
+    for scope in scopes(model):
+        names.update(scope.input_names)
+        names.update(tensor.name for tensor in scope.initializers)
+        for node in scope.holder.node:
+            names.update((node.name, *node.input, *node.output))
+        if isinstance(scope.holder, GraphProto):
+            names.update(tensor.values.name for tensor in scope.holder.sparse_initializer)
+            declared = (*scope.holder.output, *scope.holder.value_info)
+            names.update(value.name for value in declared)
     return names
 
 
@@ -161,7 +227,11 @@ def drop(repeated: Any, doomed: Sequence[bool]) -> None:
 
 def opset(model: ModelProto) -> int:
     """Version of ONNX's default operators that the model uses; 0 if it uses none."""
-    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    return _opset_of(model.opset_import)
+
+
+def _opset_of(imports: Iterable[OperatorSetIdProto]) -> int:
+    return next((entry.version for entry in imports if entry.domain in ("", "ai.onnx")), 0)
 
 
 def attributes(node: NodeProto) -> Mapping[str, AttributeProto]:

@@ -1,27 +1,27 @@
-"""Replace single nodes by chains of nodes of the same kind.
+"""Replace single nodes by chains of nodes.
 
     y = Conv(x, W, b)   ->   h = Conv(x, W1);  y = Conv(h, W2, b)
 
-onnx-graphsurgeon builds the new nodes; they are spliced into the model where the old node was. The output
-name and the inputs beyond the weight (a Conv's bias, a Gemm's C) go to the last node. An array that appears
-in several chains becomes one initializer: weights that were shared stay shared. Initializers that only the
-old nodes read are not copied; what else became unused is left to `remove_unused`.
+onnx-graphsurgeon builds the new nodes; they are spliced into the model where the old node was, in the main
+graph, in a body of a node or in a local function. The output name, the inputs beyond the weight (a Conv's
+bias, a Gemm's C), doc_string and metadata_props go to the last node. New weights are stored in the scope
+where the old one was: as initializers; as Constant nodes where there can be none (functions; bodies up to
+IR 3). A tensor that appears in several chains is stored once: weights that were shared stay shared.
+Initializers that only the old nodes read are not copied; what else became unused is left to `remove_unused`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from passes.graph import add_initializers, copy_model, count_reads, free_name, value_names
+from passes.graph import Key, Scope, add_initializers, copy_model, count_reads, free_name, scopes, value_names
 
-__all__ = ["ChainNode", "replace_with_chain"]
+__all__ = ["Chain", "ChainNode", "replace_with_chain"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,75 +30,129 @@ class ChainNode:
 
     Attributes:
         op: operator of ONNX's default domain.
-        weight: its second input, in the type it is to be stored in.
-        attributes: by ONNX name.
         role: suffix of the node's and the weight's names, unique in the chain.
+        weight: a tensor, which gets its name here; None for a node that has only the value as input.
+        position: of the weight among the inputs, 0 or 1; the value is the other one.
+        attributes: by ONNX name.
     """
 
     op: str
-    weight: NDArray[Any]
     role: str
+    weight: TensorProto | None = None
+    position: int = 1
     attributes: Mapping[str, int | float | str | list[int]] = field(default_factory=dict)
 
 
-def replace_with_chain(model: ModelProto, chains: Mapping[str, Sequence[ChainNode]]) -> ModelProto:
-    """Replace nodes of the main graph.
+@dataclass(frozen=True, slots=True, eq=False)
+class Chain:
+    """What replaces a node.
+
+    Attributes:
+        nodes: first to last; not empty.
+        home: path of the scope that stores the weights.
+        value: which input of the old node goes into the chain.
+    """
+
+    nodes: Sequence[ChainNode]
+    home: str = ""
+    value: int = 0
+
+
+def replace_with_chain(model: ModelProto, chains: Mapping[Key, Chain]) -> ModelProto:
+    """Replace nodes.
 
     Args:
         model: left alone.
-        chains: by the output name of the node to replace; not empty.
+        chains: by the scope and output name of the node to replace; not empty.
 
     Raises:
-        KeyError: a name is no output of a node in the main graph.
+        KeyError: there is no such node.
     """
-    result = copy_model(model, without=_freed_weights(model.graph, set(chains)))
-    del result.graph.node[:]
-    splicer = _Splicer(value_names(model.graph))
-    missing = set(chains)
-    for node in model.graph.node:
-        output = node.output[0] if node.output else ""
-        missing.discard(output)
-        result.graph.node.extend(splicer.build(node, chains[output]) if output in chains else [node])
-    if missing:
-        raise KeyError(f"no node of the main graph has the output {sorted(missing)}")
-    add_initializers(result, splicer.tensors)
+    result = copy_model(model, without=_freed_weights(model.graph, chains))
+    splicer = _Splicer(model, chains)
+    inside = list(scopes(result))
+    for scope in reversed(inside):  # bodies first: the node that has one is copied with it
+        splicer.rewrite(scope)
+    if splicer.missing:
+        raise KeyError(f"no node has the output {sorted(splicer.missing)}")
+    for scope in inside:
+        _store(result, scope, splicer.tensors.get(scope.path, []))
     return result
 
 
-def _freed_weights(graph: GraphProto, replaced: set[str]) -> set[str]:
-    """Weights that only the replaced nodes read."""
+def _freed_weights(graph: GraphProto, chains: Mapping[Key, Chain]) -> set[str]:
+    """Weights of the main graph that only replaced nodes read."""
+    replaced = {output for path, output in chains if not path}
+    weights = []
+    for node in graph.node:
+        if node.output and node.output[0] in replaced:
+            weights.append(node.input[1 - chains["", node.output[0]].value])
     reads = count_reads(graph)
-    weights = [node.input[1] for node in graph.node if not replaced.isdisjoint(node.output)]
     reads.subtract(weights)
     inputs = {value.name for value in graph.input}  # stay until `remove_unused` takes both
     return {name for name in weights if not reads[name] and name not in inputs}
 
 
 class _Splicer:
-    """Builds chains under free names; keeps every new weight, each array once."""
+    """Builds chains under free names; keeps every new weight, each tensor once."""
 
-    def __init__(self, taken: set[str]) -> None:
-        self.tensors: list[TensorProto] = []
-        self._taken = taken
-        self._names: dict[int, str] = {}  # by identity of the array
+    def __init__(self, model: ModelProto, chains: Mapping[Key, Chain]) -> None:
+        self.tensors: dict[str, list[TensorProto]] = {}  # by the path of their scope
+        self.missing = set(chains)
+        self._chains = chains
+        self._taken = value_names(model)
+        self._names: dict[tuple[str, int], str] = {}  # by scope and identity of the tensor
 
-    def build(self, old: NodeProto, chain: Sequence[ChainNode]) -> Iterator[NodeProto]:
-        """The nodes that replace `old`."""
+    def rewrite(self, scope: Scope) -> None:
+        """Replace the nodes of one scope."""
+        keys = [(scope.path, next(iter(node.output), "")) for node in scope.holder.node]
+        if self.missing.isdisjoint(keys):
+            return
+        nodes = list(scope.holder.node)
+        del scope.holder.node[:]
+        for key, node in zip(keys, nodes, strict=True):
+            found = self._chains.get(key)
+            self.missing.discard(key)
+            scope.holder.node.extend([node] if found is None else self._build(node, found))
+
+    def _build(self, old: NodeProto, chain: Chain) -> Iterator[NodeProto]:
         stem = old.name or old.output[0]
-        value = gs.Variable(old.input[0])
-        for link in chain:
-            is_last = link is chain[-1]
+        value = gs.Variable(old.input[chain.value])
+        for link in chain.nodes:
+            is_last = link is chain.nodes[-1]
             name = free_name(f"{stem}_{link.role}", self._taken)
             output = old.output[0] if is_last else free_name(f"{name}_output", self._taken)
-            inputs = [value, gs.Variable(self._weight_name(link, name))]
+            inputs = [value]
+            if link.weight is not None:
+                inputs.insert(link.position, gs.Variable(self._weight_name(link.weight, chain.home, name)))
             inputs += [gs.Variable(extra) for extra in (old.input[2:] if is_last else ())]
             value = gs.Variable(output)
-            node = gs.Node(link.op, name, dict(link.attributes), inputs, [value])
-            yield OnnxExporter.export_node(node)
+            node = OnnxExporter.export_node(gs.Node(link.op, name, dict(link.attributes), inputs, [value]))
+            if is_last:
+                node.doc_string = old.doc_string
+                node.metadata_props.extend(old.metadata_props)
+            yield node
 
-    def _weight_name(self, link: ChainNode, node_name: str) -> str:
-        key = id(link.weight)
+    def _weight_name(self, weight: TensorProto, home: str, node_name: str) -> str:
+        key = home, id(weight)
         if key not in self._names:
             self._names[key] = free_name(f"{node_name}_weight", self._taken)
-            self.tensors.append(numpy_helper.from_array(link.weight, self._names[key]))
+            weight.name = self._names[key]
+            self.tensors.setdefault(home, []).append(weight)
         return self._names[key]
+
+
+def _store(model: ModelProto, scope: Scope, tensors: Sequence[TensorProto]) -> None:
+    """Add new weights to their scope."""
+    if scope.is_main:
+        add_initializers(model, tensors)
+    elif isinstance(scope.holder, GraphProto) and model.ir_version >= 4:
+        scope.holder.initializer.extend(tensors)
+    else:
+        kept = list(scope.holder.node)
+        del scope.holder.node[:]
+        scope.holder.node.extend([_constant(tensor) for tensor in tensors] + kept)
+
+
+def _constant(tensor: TensorProto) -> NodeProto:
+    return helper.make_node("Constant", [], [tensor.name], f"{tensor.name}_constant", value=tensor)

@@ -52,12 +52,20 @@ def make_model(
 
 
 def conv_model(
-    w: Array, size: Sequence[int | str] = (11, 13), bias: bool = True, name: str = "conv", **attributes: Any
+    w: Array,
+    size: Sequence[int | str] = (11, 13),
+    bias: bool = True,
+    name: str = "conv",
+    op: str = "Conv",
+    **attributes: Any,
 ) -> ModelProto:
-    """`y = Conv(x, w[, b])` with a symbolic batch; attributes as in ONNX, kernel_shape left out."""
-    channels = w.shape[1] * attributes.get("group", 1)
-    weights = {"w": w} | ({"b": weight(w.shape[0], seed=9, dtype=w.dtype)} if bias else {})
-    node = helper.make_node("Conv", ["x", *weights], ["y"], name, **attributes)
+    """`y = Conv(x, w[, b])` with a symbolic batch; attributes as in ONNX. Or a ConvTranspose."""
+    group = attributes.get("group", 1)
+    channels, outputs = w.shape[1] * group, w.shape[0]
+    if op == "ConvTranspose":
+        channels, outputs = outputs, channels
+    weights = {"w": w} | ({"b": weight(outputs, seed=9, dtype=w.dtype)} if bias else {})
+    node = helper.make_node(op, ["x", *weights], ["y"], name, **attributes)
     dtype = helper.np_dtype_to_tensor_dtype(w.dtype)
     return make_model([node], {"x": ["N", channels, *size]}, ["y"], weights, dtype=dtype)
 
@@ -69,6 +77,20 @@ def gemm_model(w: Array, bias: Array | None = None, opset: int = OPSET, **attrib
     node = helper.make_node("Gemm", ["x", *weights], ["y"], "gemm", **attributes)
     shape = [features, 3] if attributes.get("transA") else ["N", features]
     return make_model([node], {"x": shape}, ["y"], weights, opset)
+
+
+def left_gemm_model(w: Array, **attributes: Any) -> ModelProto:
+    """`y = Gemm(w, x, b)` for an x of five columns and a bias column."""
+    rows, features = w.shape[::-1] if attributes.get("transA") else w.shape
+    weights = {"w": w, "b": weight(rows, 1, seed=4)}
+    node = helper.make_node("Gemm", ["w", "x", "b"], ["y"], "gemm", **attributes)
+    shape = [5, features] if attributes.get("transB") else [features, 5]
+    return make_model([node], {"x": shape}, ["y"], weights)
+
+
+def matmul_model(inputs: Sequence[str], shape: Sequence[int | str], w: Array) -> ModelProto:
+    """`y = MatMul` of x and w, in the order of `inputs`."""
+    return make_model([helper.make_node("MatMul", inputs, ["y"], "matmul")], {"x": shape}, ["y"], {"w": w})
 
 
 def run(model: ModelProto, **feed: Array) -> list[Array]:

@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxlr.analysis import Layer, Skipped, analyse, infer_shapes
+from onnxlr.analysis import analyse
+from onnxlr.conv import chain_macs
 from onnxlr.errors import UsageError
-from tests.builders import conv_model, gemm_model, make_model, weight
+from onnxlr.layer import Layer, Skipped
+from onnxlr.shapes import infer_shapes
+from tests.builders import conv_model, gemm_model, make_model, matmul_model, weight
 
 
 def _node(op: str, inputs: list[str], **attributes: Any) -> ModelProto:
-    node = helper.make_node(op, inputs, ["y"], "node", **attributes)
-    return make_model([node], {"x": ["N", 4, 8, 8], "v": [4, 4, 3, 3]}, ["y"], {"w": weight(4, 4, 3, 3)})
+    return _nodes(helper.make_node(op, inputs, ["y"], "node", **attributes))
+
+
+def _of_domain(op: str, domain: str) -> ModelProto:
+    model = _node("Conv", ["x", "w"])
+    model.graph.node[0].op_type, model.graph.node[0].domain = op, domain
+    if domain:
+        model.opset_import.append(helper.make_opsetid(domain, 1))
+    return model
+
+
+def _nodes(*nodes: NodeProto) -> ModelProto:
+    weights = {"w": weight(4, 4, 3, 3), "e": weight(0, 4, 3, 3), "i": np.ones((4, 4, 3, 3), np.int32)}
+    return make_model(nodes, {"x": ["N", 4, 8, 8], "v": [4, 4, 3, 3]}, ["y"], weights)
+
+
+def _computed(op: str, source: str) -> ModelProto:
+    inputs = [source] if op == "Relu" else [source, "shape"]
+    shape = helper.make_node("Constant", [], ["shape"], value_ints=[5, 7])
+    return _nodes(shape, helper.make_node(op, inputs, ["c"]), helper.make_node("Conv", ["x", "c"], ["y"]))
+
+
+def _attention() -> ModelProto:
+    nodes = [helper.make_node("Neg", ["x"], ["k"]), helper.make_node("MatMul", ["x", "k"], ["y"])]
+    return make_model(nodes, {"x": [4, 4]}, ["y"], {})
 
 
 def _dequantized() -> ModelProto:
@@ -27,35 +54,89 @@ def _dequantized() -> ModelProto:
     return make_model(nodes, {"x": ["N", 4, 8, 8]}, ["y"], weights)
 
 
-def _in_a_body() -> ModelProto:
-    conv = helper.make_node("Conv", ["x", "w"], ["t"], "node")
-    output = helper.make_tensor_value_info("t", TensorProto.FLOAT, None)
-    body = helper.make_graph([conv], "body", [], [output])
-    nodes = [helper.make_node("If", ["c"], ["y"], "if", then_branch=body, else_branch=body)]
-    weights = {"w": weight(4, 4, 3, 3), "c": np.array(True)}
-    return make_model(nodes, {"x": ["N", 4, 8, 8]}, ["y"], weights)
+def _dequantized_and_turned() -> ModelProto:
+    model = _dequantized()
+    model.graph.node[0].output[0] = "q_w"
+    model.graph.node.insert(1, helper.make_node("Transpose", ["q_w"], ["w"], perm=[1, 0, 2, 3]))
+    return model
 
 
-def _matmul(inputs: list[str], w: Any, opset: int = 17) -> ModelProto:
-    return make_model(
-        [helper.make_node("MatMul", inputs, ["y"], "node")], {"x": [4, 4]}, ["y"], {"w": w}, opset
-    )
+def _stored_sparse() -> ModelProto:
+    model = conv_model(weight(4, 4, 1, 1))
+    (tensor,) = (t for t in model.graph.initializer if t.name == "w")
+    sparse = model.graph.sparse_initializer.add(dims=tensor.dims)
+    sparse.values.CopyFrom(numpy_helper.from_array(np.ones(1, np.float32), "w"))
+    sparse.indices.CopyFrom(numpy_helper.from_array(np.zeros(1, np.int64)))
+    model.graph.initializer.remove(tensor)
+    return model
 
+
+def _trained() -> ModelProto:
+    model = conv_model(weight(4, 4, 1, 1))
+    model.training_info.add().update_binding.add(key="w", value="new_w")
+    return model
+
+
+def _in_a_function(node: NodeProto, inputs: Sequence[str], attributes: Sequence[str] = ()) -> ModelProto:
+    """A model that calls a function of one node on its input and, where asked for, a weight of its own."""
+    opset = [helper.make_opsetid("", 17)]
+    function = helper.make_function("test", "f", inputs, ["y"], [node], opset, attributes)
+    call = helper.make_node("f", ["x", "w"][: len(inputs)], ["y"], domain="test")
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]
+    stored = [numpy_helper.from_array(weight(4, 4, 3, 3), "w")]
+    graph = helper.make_graph([call], "test", values[:1], values[1:], stored)
+    imports = [*opset, helper.make_opsetid("test", 1)]
+    return helper.make_model(graph, opset_imports=imports, functions=[function])
+
+
+def _with_caller_attribute() -> ModelProto:
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    node.attribute.add(name="group", ref_attr_name="g", type=2)
+    return _in_a_function(node, ["x", "w"], ["g"])
+
+
+def _recurrent() -> ModelProto:
+    node = helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=4)
+    return make_model([node], {"x": [3, 1, 4]}, ["y"], {"w": weight(1, 16, 4), "r": weight(1, 16, 4)})
+
+
+CONV = helper.make_node("Conv", ["x", "w"], ["y"])
 
 SKIPPED = {
-    "weight is an input": (_node("Conv", ["x", "v"]), "weight not constant"),
+    "weight is an input": (_node("Conv", ["x", "v"]), "weight not constant (an input of the main graph)"),
     "weight is dequantized": (_dequantized(), "quantized: factorize before quantizing"),
-    "in a body": (_in_a_body(), "inside the body of If 'if'"),
-    "ConvTranspose": (_node("ConvTranspose", ["x", "w"]), "ConvTranspose is not factorized"),
-    "constant on the left": (_matmul(["w", "x"], weight(4, 4)), "the constant is the left operand of MatMul"),
-    "old Gemm with transA": (
-        gemm_model(weight(8, 4), weight(4), opset=9, transA=1),
-        "Gemm with transA before opset 11",
+    "weight is dequantized and turned": (_dequantized_and_turned(), "quantized: factorize before quantizing"),
+    "weight is stored sparse": (_stored_sparse(), "weight not constant (stored sparse)"),
+    "weight is the argument of a function": (
+        _in_a_function(CONV, ["x", "w"]),
+        "weight not constant (an input of the function 'test:f')",
     ),
-    "batched weight": (_matmul(["x", "w"], weight(2, 4, 4)), "weight of shape (2, 4, 4)"),
-    "vector weight": (_matmul(["x", "w"], weight(4)), "weight of shape (4,)"),
+    "attribute is the argument of a function": (_with_caller_attribute(), "attributes given by the caller"),
+    "weight is trained": (_trained(), "its weight is part of training_info"),
+    "weight of integers": (_node("Conv", ["x", "i"]), "weight of type INT32"),
+    "weight computed": (_computed("Relu", "v"), "weight not constant (computed by Relu)"),
+    "weight cannot be computed": (_computed("Reshape", "w"), "weight not constant: constant 'c' cannot be"),
+    "both operands are computed": (
+        make_model([helper.make_node("MatMul", ["x", "x"], ["y"])], {"x": [4, 4]}, ["y"], {}),
+        "weight not constant (an input of the main graph)",
+    ),
+    "attention": (_attention(), "both operands are computed"),
+    "recurrent": (_recurrent(), "recurrent: its matrices lie inside one node"),
+    "Einsum": (_node("Einsum", ["x", "w"], equation="nchw,mcij->nmhw"), "Einsum: write it as MatMul"),
+    "FusedConv": (_of_domain("FusedConv", "com.microsoft"), "fused by ONNX Runtime"),
+    "FusedMatMul": (_of_domain("FusedMatMul", "com.microsoft"), "fused by ONNX Runtime"),
+    "QLinearConv": (_of_domain("QLinearConv", ""), "quantized: factorize before quantizing"),
+    "ConvInteger": (_of_domain("ConvInteger", ""), "quantized: factorize before quantizing"),
+    "Conv of another domain": (_of_domain("Conv", "test"), "operator of domain test"),
+    "vector weight": (matmul_model(["x", "w"], [4, 4], weight(4)), "weight of shape (4,)"),
+    "empty weight": (_node("Conv", ["x", "e"]), "weight of shape (0, 4, 3, 3)"),
     "kernel_shape contradicts": (_node("Conv", ["x", "w"], kernel_shape=[5, 5]), "kernel_shape contradicts"),
     "groups do not divide": (_node("Conv", ["x", "w"], group=3), "invalid attributes"),
+    "groups of a ConvTranspose do not divide": (
+        _node("ConvTranspose", ["x", "w"], group=3),
+        "invalid attributes: 4 input channels do not divide into 3 groups",
+    ),
+    "too few strides": (_node("Conv", ["x", "w"], strides=[1]), "invalid attributes"),
 }
 
 
@@ -69,7 +150,7 @@ def test_skipped(model: ModelProto, reason: str) -> None:
 def test_conv() -> None:
     (layer,) = analyse(conv_model(weight(8, 4, 3, 3), (10, 12), strides=[2, 1], pads=[1, 1, 1, 1]))
     assert isinstance(layer, Layer)
-    assert (layer.name, layer.op_type, layer.output, layer.weight) == ("conv", "Conv", "y", "w")
+    assert (layer.name, layer.op_type, layer.key, layer.weight.name) == ("conv", "Conv", ("", "y"), "w")
     assert (layer.conv.strides, layer.conv.pads) == ((2, 1), (1, 1, 1, 1))
     assert (layer.spatial, layer.repeats, layer.macs) == ((10, 12), 1, 8 * 4 * 9 * 5 * 12)
 
@@ -79,7 +160,7 @@ def test_gemm_weight_is_seen_as_a_conv_weight(trans_b: int, shape: tuple[int, in
     (layer,) = analyse(gemm_model(weight(*shape), transB=trans_b))
     assert isinstance(layer, Layer)
     assert layer.conv.weight_shape == (5, 6)
-    assert layer.transposed == (not trans_b)
+    assert layer.layout.swapped == (not trans_b)
     assert layer.macs == 30
 
 
@@ -104,7 +185,7 @@ def test_unknown_sizes_have_no_macs(size: Any, input_shapes: Any, macs: int | No
     assert isinstance(layer, Layer)
     assert layer.macs == macs
     half = layer.conv.with_channels(4, 4)
-    assert layer.relative_macs((half,)) == pytest.approx(0.5)
+    assert chain_macs([half], layer.spatial) == chain_macs([layer.conv], layer.spatial) / 2
 
 
 @pytest.mark.parametrize(
@@ -135,7 +216,7 @@ def test_stale_value_info_is_not_trusted() -> None:
     model.graph.node.append(helper.make_node("Conv", ["t", "w2"], ["y"], "second"))
     model.graph.initializer.append(numpy_helper.from_array(weight(2, 8, 1, 1), "w2"))
     model.graph.value_info.append(helper.make_tensor_value_info("t", TensorProto.FLOAT, [1, 8, 99, 99]))
-    assert infer_shapes(model)["t"] == (1, 8, 8, 8)
+    assert infer_shapes(model)["", "t"] == (1, 8, 8, 8)
     assert [item.macs for item in analyse(model) if isinstance(item, Layer)] == [288 * 64, 16 * 64]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,10 @@ from onnx import ModelProto, helper
 
 import onnxlr
 from onnxlr import factorization
-from onnxlr.analysis import Layer, analyse
-from onnxlr.conv import ConvSpec
+from onnxlr.analysis import analyse
+from onnxlr.conv import ConvSpec, chain_macs
 from onnxlr.factorization import LayerWeights
-from onnxlr.model_file import Model
+from onnxlr.layer import Layer
 from onnxlr.planning import aligned_ranks, candidates
 from onnxlr.schemes import all_schemes
 from onnxlr.selectors import Candidate
@@ -43,7 +44,7 @@ def test_ranks_are_aligned_and_never_above_full(full: Any, align: int, ranks: An
 def test_equal_chains_are_tried_once() -> None:
     model = gemm_model(weight(32, 16))
     (layer,) = analyse(model)
-    found = candidates(layer, all_schemes().values(), LayerWeights(Model(model), {}), 8, 1.0)  # type: ignore[arg-type]
+    found = candidates(layer, all_schemes().values(), LayerWeights({}), 8, 1.0)  # type: ignore[arg-type]
     assert [candidate.scheme for candidate in found] == ["channel-in"]  # type: ignore[union-attr]
 
 
@@ -53,10 +54,13 @@ def test_cost_of_every_rank_is_that_of_its_chain(scheme: str, size: Any) -> None
     model = conv_model(weight(24, 20, 3, 3), size, strides=[2, 1], pads=[1, 1, 0, 0])
     (layer,) = analyse(model)
     assert isinstance(layer, Layer)
-    (offer,) = candidates(layer, [all_schemes()[scheme]], LayerWeights(Model(model), {}), 3, 1.0)
+    (offer,) = candidates(layer, [all_schemes()[scheme]], LayerWeights({}), 3, math.inf)
     assert isinstance(offer, Candidate)
     chains = [all_schemes()[scheme].chain(layer.conv, rank) for rank in offer.ranks]
-    assert offer.macs == pytest.approx([layer.relative_macs(links) for links in chains], rel=1e-12)
+    own = chain_macs([layer.conv], layer.spatial)
+    assert offer.macs == pytest.approx(
+        [chain_macs(links, layer.spatial) / own for links in chains], rel=1e-12
+    )
 
 
 def chain(**names: str) -> ModelProto:
@@ -106,10 +110,11 @@ def test_too_small_to_gain() -> None:
 
 
 def test_refusals_of_all_schemes_are_given() -> None:
-    (skipped,) = onnxlr.plan(conv_model(weight(16, 1, 3, 3), group=16)).skipped
-    assert skipped.reason == "depthwise Conv (group = 16)"
+    (skipped,) = onnxlr.plan(conv_model(weight(16, 1, 3), (9,), group=16)).skipped
+    assert "channel-in: depthwise: one channel a group" in skipped.reason
+    assert "group-2: already in 16 groups" in skipped.reason
     (skipped,) = onnxlr.plan(conv_model(weight(16, 16, 3), (9,)), schemes=["spatial"]).skipped
-    assert skipped.reason == "1 spatial axes, needs 2"
+    assert skipped.reason == "1 spatial axes, needs 2 or 3"
 
 
 @pytest.mark.parametrize("energy", [0.5, 0.8, 0.95, 0.999])
@@ -120,10 +125,11 @@ def test_energy_is_kept_by_the_smallest_rank(scheme: str, energy: float) -> None
     assert layer.energy >= energy
     assert layer.error == pytest.approx((1 - layer.energy) ** 0.5)
     (weights,) = analyse(model)
-    residuals = LayerWeights(Model(model), {}).decompose(weights, all_schemes()[scheme]).residuals  # type: ignore[arg-type]
+    residuals = LayerWeights({}).decompose(weights, all_schemes()[scheme]).residuals  # type: ignore[arg-type]
     for i, r in enumerate(layer.rank):
         smaller = tuple(q - (i == j) for j, q in enumerate(layer.rank))
-        if r > 1 and len(layer.rank) == 1:
+        is_cheaper = len(layer.rank) == 1 and not scheme.startswith("group")  # small groups are slow
+        if r > 1 and is_cheaper:
             assert 1 - residuals[smaller] / residuals[0] < energy
 
 
@@ -154,7 +160,7 @@ def test_a_weight_that_is_not_finite_is_an_error(scheme: str, value: float) -> N
     w = weight(16, 16, 3, 3)
     w[3, 2, 1, 0] = value
     with pytest.raises(onnxlr.ModelError, match="layer 'conv' cannot be used: NaN or infinite"):
-        onnxlr.plan(conv_model(w), schemes=[scheme])
+        onnxlr.plan(conv_model(w), schemes=[scheme], gate="none")
 
 
 def test_planning_decomposes_each_weight_once_even_if_nothing_is_kept(

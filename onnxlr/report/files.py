@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxlr.errors import UsageError
-from onnxlr.model_file import staged_file
 from onnxlr.report.schema import Report
+from onnxlr.staging import staged_file
 
 __all__ = ["check_report_name", "to_json", "write_report"]
 

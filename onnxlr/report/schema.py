@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from onnxlr.analysis import Skipped
 from onnxlr.latency import Latency
+from onnxlr.layer import Skipped
 from onnxlr.plan import BeforeAfter, PlannedLayer
 from onnxlr.validation import Validation
 

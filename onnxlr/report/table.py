@@ -10,9 +10,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxlr.analysis import Skipped
 from onnxlr.inspection import InspectedLayer, Inspection
 from onnxlr.latency import Latency
+from onnxlr.layer import Skipped
 from onnxlr.plan import BeforeAfter, PlannedLayer
 from onnxlr.report.schema import Report, Totals
 from onnxlr.validation import Validation

@@ -1,4 +1,4 @@
-"""Factorization schemes, one a file. A module with an instance named `scheme` is found by being here."""
+"""Factorization schemes, one idea a file. A module with a tuple named `schemes` is found by being here."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ __all__ = ["Decomposition", "Factors", "Rank", "Scheme", "Weight", "all_schemes"
 def all_schemes() -> Mapping[str, Scheme]:
     """Every scheme by its name, in alphabetical order of their modules."""
     modules = (importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
-    found = [module.scheme for module in modules if hasattr(module, "scheme")]
+    found = (scheme for module in modules for scheme in getattr(module, "schemes", ()))
     return MappingProxyType({scheme.name: scheme for scheme in found})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,10 +12,10 @@ from numpy.typing import NDArray
 from onnxlr.conv import ConvSpec
 from onnxlr.linalg import GramFactorization
 
-__all__ = ["Decomposition", "Factors", "PairDecomposition", "Rank", "Scheme", "Weight", "refuse_groups"]
+__all__ = ["Decomposition", "Factors", "PairDecomposition", "Rank", "Scheme", "Weight"]
 
 Rank = tuple[int, ...]
-"""One entry a rank that can be chosen: (r,) for a pair, (r1, r2) for Tucker-2."""
+"""One entry a rank that can be chosen: (r,) for a pair, (r1, r2) for Tucker-2. In groups: of each group."""
 
 Weight = NDArray[Any]
 """A Conv's weight `(M, C / group, *kernel_shape)` in any real floating type."""
@@ -38,27 +39,56 @@ class Decomposition(Protocol):
         """The factors at `rank`; `weight` is the one that was analysed."""
 
 
-class Scheme(Protocol):
-    """One way to split a Conv; a module of this package that has an instance named `scheme`."""
+class Scheme(ABC):
+    """One way to split a Conv; a module of this package has instances of it in a tuple named `schemes`.
 
-    @property
-    def name(self) -> str:
-        """What the command line and the plan call it."""
+    A subclass splits ungrouped Convs. A grouped Conv is as many of them side by side, so it becomes the chain
+    of grouped Convs in which each group has its own factors, of one shared rank. If the scheme is the global
+    optimum for one group, this is the global optimum over all such grouped chains: their errors add up.
+    """
+
+    name: str
+    """What the command line and the plan call it."""
 
     def efficiency(self, conv: ConvSpec) -> float:
         """Speed-up over the original divided by the ratio of MACs, measured in ONNX Runtime."""
+        return 1.0
 
     def refuses(self, conv: ConvSpec) -> str | None:
         """Why this scheme cannot split `conv`, or None if it can."""
+        return self._refuses(conv.one_group())
 
     def max_rank(self, conv: ConvSpec) -> Rank:
         """Full rank: the chain then computes exactly what the Conv does."""
+        return self._max_rank(conv.one_group())
 
     def chain(self, conv: ConvSpec, rank: Rank) -> tuple[ConvSpec, ...]:
-        """The Convs that replace `conv`; each entry of `rank` is a number of channels between two of them."""
+        """The Convs that replace `conv`; a rank entry is a number of channels, in each group, between two."""
+        links = self._chain(conv.one_group(), rank)
+        return links if conv.group == 1 else tuple(link.times(conv.group) for link in links)
 
     def decompose(self, conv: ConvSpec, weight: Weight) -> Decomposition:
         """Analyse the weight: see `Decomposition`."""
+        if conv.group == 1:
+            return self._decompose(conv, weight)
+        one = conv.one_group()
+        return _GroupedDecomposition([self._decompose(one, part) for part in _groups(weight, conv.group)])
+
+    def _refuses(self, conv: ConvSpec) -> str | None:
+        """`refuses` for an ungrouped Conv."""
+        return None
+
+    @abstractmethod
+    def _max_rank(self, conv: ConvSpec) -> Rank:
+        """`max_rank` for an ungrouped Conv."""
+
+    @abstractmethod
+    def _chain(self, conv: ConvSpec, rank: Rank) -> tuple[ConvSpec, ...]:
+        """`chain` for an ungrouped Conv."""
+
+    @abstractmethod
+    def _decompose(self, conv: ConvSpec, weight: Weight) -> Decomposition:
+        """`decompose` for an ungrouped Conv."""
 
 
 class PairDecomposition(ABC):
@@ -94,8 +124,21 @@ class PairDecomposition(ABC):
         """The matrix factors `(rows, r)` and `(r, columns)` as the weights of the two Convs."""
 
 
-def refuse_groups(conv: ConvSpec) -> str | None:
-    """The reason of the schemes that mix all channels, or None for an ungrouped Conv."""
-    if conv.group == 1:
-        return None
-    return f"{'depthwise' if conv.weight_shape[1] == 1 else 'grouped'} Conv (group = {conv.group})"
+class _GroupedDecomposition:
+    """The decompositions of the groups of a Conv, in order; all get the same rank."""
+
+    def __init__(self, parts: Sequence[Decomposition]) -> None:
+        self._parts = parts
+        self.residuals = np.sum([part.residuals for part in parts], axis=0)
+        self.nbytes = sum(part.nbytes for part in parts)
+
+    def factors(self, weight: Weight, rank: Rank) -> Factors:
+        """See `Decomposition`."""
+        weights = _groups(weight, len(self._parts))
+        factors = [part.factors(w, rank) for part, w in zip(self._parts, weights, strict=True)]
+        return tuple(np.concatenate(links) for links in zip(*factors, strict=True))
+
+
+def _groups(weight: Weight, count: int) -> Weight:
+    """`(group, M / group, C / group, *kernel_shape)`."""
+    return weight.reshape(count, -1, *weight.shape[1:])

@@ -1,8 +1,8 @@
 """`channel-in`: a 1×1 Conv to r channels, then the k×k Conv from them.
 
 The optimum of ‖W − Ŵ‖_F over all such pairs is the truncated SVD of the unfolding C × (M·kH·kW). The first
-Conv has no bias, so zero padding stays zero and the second keeps strides, pads and dilations unchanged. A
-pointwise layer strides in the first Conv, where it is cheaper: the plain SVD pair, as in `channel-out`.
+Conv has no bias, so zero padding stays zero and the second keeps strides, pads and dilations unchanged. Only
+a pointwise Conv strides in the first one, where it is cheaper: the plain SVD pair, as in `channel-out`.
 """
 
 from __future__ import annotations
@@ -11,35 +11,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlr.conv import ConvSpec
-from onnxlr.schemes import channel_out
-from onnxlr.schemes.base import Decomposition, Factors, PairDecomposition, Rank, Weight, refuse_groups
+from onnxlr.schemes.base import Factors, PairDecomposition, Rank, Scheme, Weight
+from onnxlr.schemes.channel_out import pointwise_efficiency, refuse_one_channel
 
-__all__ = ["ChannelIn", "scheme"]
+__all__ = ["ChannelIn"]
 
 
-class ChannelIn:
+class ChannelIn(Scheme):
     """See the module."""
 
     name = "channel-in"
 
     def efficiency(self, conv: ConvSpec) -> float:
-        return channel_out.pointwise_efficiency(conv) if conv.is_pointwise else 1.0
+        if conv.is_pointwise:
+            return pointwise_efficiency(conv)
+        return (
+            0.60 if conv.transposed else 1.0
+        )  # a ConvTranspose to all M channels scatters as much as before
 
-    def refuses(self, conv: ConvSpec) -> str | None:
-        return refuse_groups(conv)
+    def _refuses(self, conv: ConvSpec) -> str | None:
+        return refuse_one_channel(conv)
 
-    def max_rank(self, conv: ConvSpec) -> Rank:
+    def _max_rank(self, conv: ConvSpec) -> Rank:
         return (min(conv.in_channels, conv.params // conv.in_channels),)
 
-    def chain(self, conv: ConvSpec, rank: Rank) -> tuple[ConvSpec, ...]:
-        if conv.is_pointwise:
-            return channel_out.scheme.chain(conv, rank)
+    def _chain(self, conv: ConvSpec, rank: Rank) -> tuple[ConvSpec, ...]:
         (r,) = rank
+        if conv.is_pointwise and not conv.transposed:
+            return conv.with_channels(r, conv.in_channels), conv.pointwise(conv.out_channels, r)
         return conv.pointwise(r, conv.in_channels), conv.with_channels(conv.out_channels, r)
 
-    def decompose(self, conv: ConvSpec, weight: Weight) -> Decomposition:
-        if conv.is_pointwise:
-            return channel_out.scheme.decompose(conv, weight)
+    def _decompose(self, conv: ConvSpec, weight: Weight) -> PairDecomposition:
         return _Decomposition(conv, weight)
 
 
@@ -53,4 +55,4 @@ class _Decomposition(PairDecomposition):
         return left.T.reshape(*left.T.shape, *(1,) * len(kernel_shape)), core.swapaxes(0, 1)
 
 
-scheme = ChannelIn()
+schemes = (ChannelIn(),)

@@ -2,7 +2,8 @@
 
 The optimum of ‖W − Ŵ‖_F over all such pairs is the truncated SVD of the unfolding M × (C·kH·kW)
 (Zhang et al., arXiv 1505.06798, without their nonlinearity). For 1×1 Convs, Gemm and MatMul it is the plain
-SVD pair. The first Conv keeps strides, pads and dilations.
+SVD pair. The first Conv keeps strides, pads and dilations. Only a pointwise ConvTranspose strides in the
+second one: before it there are fewer positions.
 """
 
 from __future__ import annotations
@@ -11,30 +12,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlr.conv import ConvSpec
-from onnxlr.schemes.base import Factors, PairDecomposition, Rank, Weight, refuse_groups
+from onnxlr.schemes.base import Factors, PairDecomposition, Rank, Scheme, Weight
 
-__all__ = ["ChannelOut", "pointwise_efficiency", "scheme"]
+__all__ = ["ChannelOut", "pointwise_efficiency", "refuse_one_channel"]
 
 
-class ChannelOut:
+class ChannelOut(Scheme):
     """See the module."""
 
     name = "channel-out"
 
     def efficiency(self, conv: ConvSpec) -> float:
-        return pointwise_efficiency(conv) if conv.is_pointwise else 0.98
+        if conv.is_pointwise:
+            return pointwise_efficiency(conv)
+        return 0.93 if conv.transposed else 0.98
 
-    def refuses(self, conv: ConvSpec) -> str | None:
-        return refuse_groups(conv)
+    def _refuses(self, conv: ConvSpec) -> str | None:
+        return refuse_one_channel(conv)
 
-    def max_rank(self, conv: ConvSpec) -> Rank:
+    def _max_rank(self, conv: ConvSpec) -> Rank:
         return (min(conv.out_channels, conv.params // conv.out_channels),)
 
-    def chain(self, conv: ConvSpec, rank: Rank) -> tuple[ConvSpec, ...]:
+    def _chain(self, conv: ConvSpec, rank: Rank) -> tuple[ConvSpec, ...]:
         (r,) = rank
+        if conv.is_pointwise and conv.transposed:
+            return conv.pointwise(r, conv.in_channels), conv.with_channels(conv.out_channels, r)
         return conv.with_channels(r, conv.in_channels), conv.pointwise(conv.out_channels, r)
 
-    def decompose(self, conv: ConvSpec, weight: Weight) -> PairDecomposition:
+    def _decompose(self, conv: ConvSpec, weight: Weight) -> PairDecomposition:
         return _Decomposition(conv, weight)
 
 
@@ -53,4 +58,11 @@ def pointwise_efficiency(conv: ConvSpec) -> float:
     return 0.95 if min(conv.in_channels, conv.out_channels) >= 256 else 0.84
 
 
-scheme = ChannelOut()
+def refuse_one_channel(conv: ConvSpec) -> str | None:
+    """The reason of the schemes that reduce channels where there is but one, in and out."""
+    if conv.in_channels == conv.out_channels == 1:
+        return "depthwise: one channel a group has no channels to reduce"
+    return None
+
+
+schemes = (ChannelOut(),)

@@ -51,9 +51,6 @@ class Selector:
         cost, best, index = min(options, key=lambda option: option[0])
         if cost < best.limit:
             return Choice(layer, best.scheme, best.ranks[index])
-        lowest = min(candidate.cost.min() for candidate in candidates)
-        if lowest >= best.limit:
-            return Refusal(f"too small to gain: at the lowest rank a chain costs {lowest:.2f} of the layer")
         rank = "×".join(map(str, best.ranks[index]))
         return Refusal(
             f"no gain at energy {self.value:g}: the cheapest chain ({best.scheme}, rank {rank}) "

@@ -39,7 +39,6 @@ def candidate(scheme: str, cost: list[float], error: list[float], limit: float =
             Refusal("no gain at energy 0.95: the cheapest chain (a, rank 16) costs 1.20 of the layer"),
         ),
         ([candidate("a", [0.5, 1.0], [0.1, 0.0])], 1.0, "no gain at energy 1"),
-        ([candidate("a", [1.1, 1.2], [0.1, 0.0])], 0.9, "too small to gain"),
     ],
 )
 def test_selection(candidates: list[Candidate], energy: float, expected: Choice | Refusal | str) -> None:

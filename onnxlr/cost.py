@@ -1,0 +1,76 @@
+"""What a chain is predicted to cost, by its layer: MACs, and how slowly ONNX Runtime does them.
+
+    cost = Σ MACs of a Conv of the chain / its speed  /  (MACs of the layer / its speed)  /  efficiency
+
+The efficiency is a constant of each scheme. The speed is that of a grouped Conv by an ungrouped one's, MAC by
+MAC: it falls with the channels a group has, as the blocks that ONNX Runtime computes are not filled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxlr.conv import ConvSpec, Spatial, link_macs
+from onnxlr.layer import Layer
+from onnxlr.schemes import Rank, Scheme
+
+__all__ = ["chain_costs"]
+
+Float = NDArray[np.float64]
+
+_CHANNELS = (1, 2, 4, 8, 16, 32)
+_SPEEDS = (0.05, 0.09, 0.18, 0.45, 0.75, 1.0)
+"""Speed by the channels of a group, in or out, whichever are fewer; 1 from 32 on."""
+
+_DEPTHWISE_SPEED = 0.11  # has a kernel of its own
+
+
+def chain_costs(layer: Layer, scheme: Scheme, ranks: Sequence[Rank]) -> tuple[Float, Float]:
+    """MACs and cost of the chain at each rank, by those of the layer, `(len(ranks),)` each.
+
+    MACs are per input position where the layer's sizes are unknown.
+    """
+
+    def measure(rank: Rank) -> Float:
+        """`(3, links)`: MACs of each Conv, its input and its output channels a group."""
+        return _measures(scheme.chain(layer.conv, rank), layer.spatial)
+
+    macs, inputs, outputs = np.moveaxis(_interpolate(measure, scheme.max_rank(layer.conv), ranks), 1, 0)
+    groups = np.array([link.group for link in scheme.chain(layer.conv, ranks[0])])
+    own, in_group, out_group = _measures((layer.conv,), layer.spatial)
+    before = np.maximum(own, 1.0) / _speed(np.array([layer.conv.group]), in_group, out_group)
+    after = macs / _speed(groups, inputs, outputs)
+    cost = after.sum(axis=1) / before / scheme.efficiency(layer.conv)
+    return macs.sum(axis=1) / np.maximum(own, 1.0), cost
+
+
+def _measures(chain: Sequence[ConvSpec], spatial: Spatial | None) -> Float:
+    inputs = [link.weight_shape[1] for link in chain]
+    outputs = [link.out_channels // link.group for link in chain]
+    return np.array([link_macs(chain, spatial), inputs, outputs], np.float64)
+
+
+def _speed(groups: NDArray[np.int64], inputs: Float, outputs: Float) -> Float:
+    """Speed of each Conv by the channels of its groups; a batch of Gemms is no slower than one."""
+    fewer = np.minimum(inputs, outputs)
+    speed = np.interp(np.log2(fewer), np.log2(_CHANNELS), _SPEEDS)
+    speed = np.where(np.maximum(inputs, outputs) == 1, _DEPTHWISE_SPEED, speed)
+    return np.where(groups == 1, 1.0, speed)
+
+
+def _interpolate(measure: Callable[[Rank], Float], full: Rank, ranks: Sequence[Rank]) -> Float:
+    """`measure` at every rank, along a new first axis.
+
+    What it measures must be affine in each rank entry, so the corners of the range tell all.
+    """
+    position = (np.array(ranks) - 1) / np.maximum(np.array(full) - 1, 1)  # 0 at rank 1, 1 at full rank
+    total = np.zeros(())
+    for corner in product((0, 1), repeat=len(full)):
+        share = np.prod(np.where(corner, position, 1 - position), axis=1)
+        value = measure(tuple(f if at_full else 1 for f, at_full in zip(full, corner, strict=True)))
+        total = total + share.reshape(-1, *(1,) * value.ndim) * value
+    return total

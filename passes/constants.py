@@ -1,0 +1,210 @@
+"""Values that are known before the run, however an exporter wrote them.
+
+A value is constant if it is
+1. an initializer, also one that is a graph input as well (IR 3 made every initializer an input);
+2. the output of a Constant node;
+3. computed from constants by operators that always give the same result (`_FOLDABLE`): Identity, Transpose,
+   Reshape, Cast and the like, ConstantOfShape, the arithmetic of weight normalization;
+4. in a body of a node: any of these in an outer scope.
+Nothing is computed until it is read, and nothing is changed in the model.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from passes.graph import Scope, attributes, scopes
+
+__all__ = ["FLOATS", "Constant", "ConstantError", "Constants", "all_constants"]
+
+FLOATS = frozenset((TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE))
+"""Types that are computed with; quantized and small floats are not."""
+
+_FOLDABLE = {
+    *("Cast", "Concat", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Shape"),
+    *("Slice", "Squeeze", "Transpose", "Unsqueeze"),
+    *("Abs", "Add", "Div", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"),
+    *("ReduceL2", "ReduceMean", "ReduceSum"),
+}
+_LISTS = ("value_int", "value_ints", "value_float", "value_floats")  # of a Constant node, besides `value`
+
+
+class ConstantError(ValueError):
+    """A constant expression that cannot be computed; one line that says why."""
+
+
+class Constant:
+    """A value that is known before the run.
+
+    Attributes:
+        name: of the value; of the stored tensor where it is stored and has one.
+        home: the scope where it is stored or computed.
+        tensor: where it is stored as it is; None if it is computed.
+    """
+
+    def __init__(self, name: str, home: Constants, source: TensorProto | NodeProto) -> None:
+        self.name = name
+        self.home = home.scope
+        self.tensor = source if isinstance(source, TensorProto) else None
+        self._node = source if isinstance(source, NodeProto) else None
+        self._constants = home
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its dimensions; `ConstantError` as in `read`."""
+        return tuple(self._declared[1])
+
+    @property
+    def data_type(self) -> int:
+        """Its `TensorProto.DataType`; `ConstantError` as in `read`."""
+        return self._declared[0]
+
+    @cached_property
+    def _declared(self) -> tuple[int, tuple[int, ...]]:
+        if self.tensor is not None:
+            return self.tensor.data_type, tuple(self.tensor.dims)
+        array = self.read()
+        return helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+
+    def read(self) -> NDArray[Any]:
+        """The array; of external data only this tensor's bytes are read. Not kept.
+
+        Raises:
+            ConstantError: the expression that computes it is not valid.
+        """
+        if self.tensor is not None:
+            return numpy_helper.to_array(self.tensor, self._constants.folder)
+        assert self._node is not None, "stored or computed"  # noqa: S101
+        feeds = {name: self._input(name).read() for name in self._node.input if name}
+        return _evaluate(self._node, feeds, self.home.opset)
+
+    def has_one_reader(self, reads: Mapping[str, int]) -> bool:
+        """Whether but one node that is no constant depends on it or on a float that it is computed from.
+
+        Args:
+            reads: how often each value of its scope is read (`passes.graph.count_reads`).
+        """
+        sources = list(self._sources(set()))
+        names = {name for source in sources for name in self._constants.names_of(source)}
+        inner = Counter(self._constants.aliased(names))
+        for source in sources:
+            inner.update(() if source._node is None else source._node.input)
+        return sum(reads.get(name, 0) - inner[name] for name in names) == 1
+
+    def _sources(self, seen: set[int]) -> Iterator[Constant]:
+        """It and the floating-point constants that it is computed from, each once."""
+        if id(self) in seen or (self.tensor is not None and self.tensor.data_type not in FLOATS):
+            return
+        seen.add(id(self))
+        yield self
+        for name in () if self._node is None else filter(None, self._node.input):
+            yield from self._input(name)._sources(seen)
+
+    def _input(self, name: str) -> Constant:
+        found = self._constants.find(name)
+        assert found is not None, "all inputs of a constant expression are constant"  # noqa: S101
+        return found
+
+
+class Constants:
+    """The constant values that the nodes of one scope see.
+
+    Args:
+        scope: the nodes.
+        folder: what locations of external data are relative to.
+        outer: the constants of the scope around it.
+    """
+
+    def __init__(self, scope: Scope, folder: str = "", outer: Constants | None = None) -> None:
+        self.scope = scope
+        self.folder = folder
+        self._outer = outer
+        self._known: dict[str, Constant] = {}
+        self._aliases: dict[str, str] = {}  # of Identity nodes, output -> input
+        self._hidden = {*scope.input_names, *(name for node in scope.holder.node for name in node.output)}
+        for tensor in scope.initializers:  # rule 1
+            self._known[tensor.name] = Constant(tensor.name, self, tensor)
+        for node in scope.holder.node:
+            self._add(node)
+
+    def find(self, name: str) -> Constant | None:
+        """The constant of this name, or None if the value is not constant."""
+        if name in self._known:
+            return self._known[name]
+        if self._outer is None or name in self._hidden:
+            return None
+        return self._outer.find(name)  # rule 4
+
+    def names_of(self, constant: Constant) -> list[str]:
+        """The names under which it is known in its scope: Identity nodes give further ones."""
+        return [name for name, other in self._known.items() if other is constant]
+
+    def aliased(self, names: Collection[str]) -> list[str]:
+        """What the Identity nodes read that give a value one of these names."""
+        return [source for name, source in self._aliases.items() if name in names]
+
+    def _add(self, node: NodeProto) -> None:
+        if node.domain not in ("", "ai.onnx") or not node.output:
+            return
+        name = node.output[0]
+        if node.op_type == "Constant":  # rule 2
+            tensor = _stored(node)
+            if tensor is not None:
+                self._known[name] = Constant(tensor.name or name, self, tensor)
+        elif node.op_type in _FOLDABLE:  # rule 3
+            inputs = [self.find(value) for value in node.input if value]
+            if inputs and all(inputs):
+                is_alias = node.op_type == "Identity"
+                if is_alias:
+                    self._aliases[name] = node.input[0]
+                self._known[name] = inputs[0] if is_alias and inputs[0] else Constant(name, self, node)
+
+
+def all_constants(model: ModelProto, folder: str = "") -> Iterator[Constants]:
+    """The constants of every scope of a model, in the order of `scopes`."""
+    made: dict[Scope | None, Constants] = {}
+    for scope in scopes(model):
+        made[scope] = Constants(scope, folder, made.get(scope.outer))
+        yield made[scope]
+
+
+def _stored(node: NodeProto) -> TensorProto | None:
+    """The tensor of a Constant node; None for strings and sparse tensors."""
+    given = attributes(node)
+    if "value" in given:
+        return given["value"].t
+    kind = next((kind for kind in _LISTS if kind in given), None)
+    if kind is None:
+        return None
+    dtype = np.int64 if "int" in kind else np.float32
+    return numpy_helper.from_array(np.asarray(helper.get_attribute_value(given[kind]), dtype))
+
+
+def _evaluate(node: NodeProto, feeds: dict[str, NDArray[Any]], opset: int) -> NDArray[Any]:
+    """What a node computes, by ONNX's reference evaluator."""
+    graph = GraphProto(name="constant", node=[node])
+    for name, array in feeds.items():
+        data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
+        graph.input.append(helper.make_tensor_value_info(name, data_type, array.shape))
+    graph.output.add(name=node.output[0])
+    try:
+        (result,) = _reference()(graph, opsets={"": opset}).run(None, feeds)
+    except Exception as error:  # whatever an invalid expression raises
+        reason = " ".join(str(error).split())
+        raise ConstantError(f"constant '{node.output[0]}' cannot be computed: {reason}") from error
+    return np.asarray(result)
+
+
+@cache
+def _reference() -> Any:
+    """Imported at its first use: few models have computed weights, and it takes half a second."""
+    from onnx.reference import ReferenceEvaluator  # noqa: PLC0415
+
+    return ReferenceEvaluator
