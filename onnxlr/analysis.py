@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -19,6 +19,9 @@ from passes.graph import Scope, attributes, count_reads, free_name, scopes
 __all__ = ["analyse"]
 
 _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+_VIEWS = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+"""Operators through which a weight is still the one that was stored."""
 
 _QUANTIZED = "quantized: factorize before quantizing"
 _FUSED = "fused by ONNX Runtime: optimize the model before fusion"
@@ -139,17 +142,16 @@ class _Site:
                 return len(shape) >= 3
 
     def _not_constant(self) -> str:
-        """Who computes the weight, and whether it was quantized on the way."""
-        name, scope = self.node.input[1], self.constants.scope
-        source = _producer(name, scope)
+        """Where the weight comes from instead, and whether it was quantized on the way."""
+        names = [self.node.input[1]]
+        source = ancestor = self.constants.producer(names[0])
         if source is None:
-            is_sparse = _is_sparse(name, scope)
-            return f"weight not constant ({'stored sparse' if is_sparse else _input_place(name, scope)})"
-        ancestor: NodeProto | None = source
-        while ancestor is not None:
-            if ancestor.op_type == "DequantizeLinear":
-                return _QUANTIZED
-            ancestor = _producer(ancestor.input[0], scope) if ancestor.input else None
+            return f"weight not constant ({_origin(names[0], self.constants.scope)})"
+        while ancestor is not None and ancestor.op_type in _VIEWS and ancestor.input[0] not in names:
+            names.append(ancestor.input[0])
+            ancestor = self.constants.producer(names[-1])
+        if ancestor is not None and ancestor.op_type == "DequantizeLinear":
+            return _QUANTIZED
         if self.node.op_type in ("Gemm", "MatMul"):
             return "both operands are computed"
         return f"weight not constant (computed by {source.op_type})"
@@ -176,7 +178,9 @@ class _Site:
         spatial = tuple(size for size in dims[2:] if size is not None)
         return dims[0], spatial if len(spatial) == rank - 2 else None
 
-    def _dense(self, weight: Constant, position: int) -> Layer:
+    def _dense(self, weight: Constant, position: int) -> Layer | str:
+        if len(weight.shape) > 2 and len(self._dims(self.node.input[1 - position])) < 2:
+            return "several matrices, and the other operand may be a vector"  # which a chain would misread
         given = attributes(self.node)
         flag = given.get("transB" if position else "transA")
         is_turned = flag is not None and flag.i != 0  # MatMul has neither
@@ -199,24 +203,14 @@ class _Site:
         return self.shapes.get((self.constants.scope.path, value), ())
 
 
-def _around(scope: Scope) -> Iterator[Scope]:
-    """The scope and those around it, innermost first."""
-    inner: Scope | None = scope
-    while inner is not None:
-        yield inner
-        inner = inner.outer
-
-
-def _producer(name: str, scope: Scope) -> NodeProto | None:
-    nodes = (node for around in _around(scope) for node in around.holder.node)
-    return next((node for node in nodes if name in node.output), None)
-
-
-def _is_sparse(name: str, scope: Scope) -> bool:
-    holders = (around.holder for around in _around(scope) if isinstance(around.holder, GraphProto))
-    return any(name == tensor.values.name for holder in holders for tensor in holder.sparse_initializer)
-
-
-def _input_place(name: str, scope: Scope) -> str:
-    place = next((around.place for around in _around(scope) if name in around.input_names), "model")
-    return f"an input of the {place}"
+def _origin(name: str, scope: Scope) -> str:
+    """Where a value comes from that no node computes."""
+    around: Scope | None = scope
+    while around is not None:
+        if name in around.input_names:
+            return f"an input of the {around.place}"
+        holder = around.holder
+        if isinstance(holder, GraphProto) and any(name == t.values.name for t in holder.sparse_initializer):
+            return "stored sparse"
+        around = around.outer
+    return "not in the model"

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from onnx import ModelProto
 
 from onnxlr.checking import CheckResult, Checks, run_checks
-from onnxlr.errors import UsageError
+from onnxlr.errors import ModelError, UsageError
 from onnxlr.inspection import Inspection
 from onnxlr.job import Job, Selection, find_schemes
-from onnxlr.model_file import Model, load, save
+from onnxlr.model_file import Model, load
 from onnxlr.parallel import Progress, available_cores, no_progress
 from onnxlr.plan import Plan
 from onnxlr.report import Report, installed_versions
 from onnxlr.runtime import ort_version
+from onnxlr.saving import save
 from onnxlr.selectors import RankSelector, all_selectors
 
 __all__ = ["Result", "Source", "apply", "inspect", "optimize", "plan", "validate"]
@@ -35,7 +37,7 @@ class Result:
 
     Attributes:
         model: the new ModelProto. Where the original has external data, what was not touched still refers to
-            them; `save` brings them along.
+            them, and new weights to a temporary file that lives as long as this; `save` brings both along.
         plan: what was factorized how.
         report: what was done and measured.
     """
@@ -45,13 +47,22 @@ class Result:
     report: Report
     _loaded: Model = field(repr=False)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model; it appears whole or not at all.
+    def save(self, path: str | os.PathLike[str], external_data: str = "auto") -> list[Path]:
+        """Write the model; it appears whole or not at all, and may replace the original.
+
+        Args:
+            path: of the model's file; external data go to `<name>.data` beside it (`<name>.2.data` and so on
+                where there is such a file: none is ever overwritten).
+            external_data: `always` writes tensors above 1 KiB to a data file, `never` none, `auto` does if
+                the original has external data, or if the model takes more than protobuf's 2 GB.
+
+        Returns:
+            The files written, the model's first.
 
         Raises:
-            UsageError: the folder does not exist or cannot be written to.
+            UsageError: it cannot be written there, or is too large for one file.
         """
-        save(self._loaded, path)
+        return save(self._loaded, path, external_data)
 
 
 def inspect(
@@ -172,7 +183,10 @@ def validate(
         DataError: data do not fit the models.
         ProviderError: the device is not there.
     """
-    return run_checks(load(reference), load(candidate), checks, progress)
+    checked = run_checks(load(reference), load(candidate), checks, progress)
+    if checked.validation is None:
+        raise ModelError(checked.notes[-1])
+    return checked
 
 
 def _start(source: Source, input_shapes: InputShapes | None, workers: int | None, progress: Progress) -> Job:

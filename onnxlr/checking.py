@@ -12,12 +12,17 @@ import numpy as np
 from onnxlr.errors import DataError, ModelError
 from onnxlr.feeds import Feed, Feeds, load_feeds, load_labels, random_feeds
 from onnxlr.latency import Latency, measure_latency
-from onnxlr.model_file import Model, check
+from onnxlr.model_file import Model
+from onnxlr.model_writing import check
 from onnxlr.parallel import Progress
 from onnxlr.runtime import Device, Session, find_device
 from onnxlr.validation import Limits, Validation, compare_outputs
+from passes.graph import scopes
 
 __all__ = ["CheckResult", "Checks", "run_checks"]
+
+_KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft")
+"""Domains whose operators ONNX Runtime has, besides its internal ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,11 @@ class Checks:
     latency_seconds: float = 5.0
     seed: int = 0
 
+    @property
+    def needs_a_run(self) -> bool:
+        """Whether something is asked for that only running the models can tell."""
+        return self.limits != Limits() or self.labels is not None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for reports."""
         return asdict(self)
@@ -54,22 +64,26 @@ class CheckResult:
     """What was measured.
 
     Attributes:
-        validation: differences of the outputs, and the limits they broke.
+        validation: differences of the outputs, and the limits they broke; None if neither model can be run.
         latency: None if no time was given for it.
         notes: what the user should know, one line each.
     """
 
-    validation: Validation
+    validation: Validation | None
     latency: Latency | None
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
-        return {**asdict(self), "validation": self.validation.to_dict()}
+        validation = None if self.validation is None else self.validation.to_dict()
+        return {**asdict(self), "validation": validation}
 
 
 def run_checks(reference: Model, candidate: Model, checks: Checks, progress: Progress) -> CheckResult:
     """Check `candidate` against `reference`.
+
+    A model with custom operators cannot be run. That is no failure, but a note, unless something was asked
+    for that only a run can tell.
 
     Raises:
         ModelError: onnx.checker or ONNX Runtime rejects a model.
@@ -78,7 +92,14 @@ def run_checks(reference: Model, candidate: Model, checks: Checks, progress: Pro
     """
     device = find_device(checks.device)
     notes = _check_graph(reference, candidate)
-    original = Session(reference, device, checks.threads)
+    try:
+        original = Session(reference, device, checks.threads)
+    except ModelError as error:
+        custom = _custom_operators(reference)
+        if not custom or checks.needs_a_run:
+            raise
+        note = f"not validated: ONNX Runtime has no operators {', '.join(custom)} ({error})"
+        return CheckResult(None, None, (*notes, textwrap.shorten(note, 300, placeholder=" …")))
     result = Session(candidate, device, checks.threads)
     feeds = _find_feeds(original, checks)
     if checks.labels is not None and checks.inputs is None:
@@ -106,6 +127,14 @@ def _check_graph(reference: Model, candidate: Model) -> list[str]:
             return [textwrap.shorten(f"the original does not pass either: {error}", 200, placeholder=" …")]
         raise
     return []
+
+
+def _custom_operators(model: Model) -> list[str]:
+    """Operators that neither ONNX, ONNX Runtime nor a function of the model defines, as domain:name."""
+    nodes = [node for scope in scopes(model.proto) for node in scope.holder.node]
+    defined = {(function.domain, function.name) for function in model.proto.functions}
+    custom = {(n.domain, n.op_type) for n in nodes if n.domain not in _KNOWN_DOMAINS} - defined
+    return [":".join(name) for name in sorted(custom)]
 
 
 def _find_feeds(session: Session, checks: Checks) -> Feeds:

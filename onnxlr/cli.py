@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import onnxlr
 from onnxlr.errors import OnnxlrError, UsageError, ValidationError
 from onnxlr.options import (
     CHECKS,
+    EXTERNAL_DATA,
     FILE,
     INPUT_SHAPES,
     JSON,
@@ -83,9 +85,10 @@ def inspect(model: Path, as_json: bool, **options: Any) -> None:
 @SELECTION
 @CHECKS
 @click.option("--force", is_flag=True, help="Write the model even if a check fails.")
+@EXTERNAL_DATA
 @REPORTS
 @JSON
-def optimize(model: Path, output: Path, **options: Any) -> None:
+def optimize(model: Path, output: Path, external_data: str, **options: Any) -> None:
     """Plan, rewrite, validate, report; write the optimized MODEL to the output."""
     force, reports, as_json = (options.pop(name) for name in ("force", "reports", "as_json"))
     _check_targets(output, reports)
@@ -95,18 +98,17 @@ def optimize(model: Path, output: Path, **options: Any) -> None:
         result = onnxlr.optimize(model, checks=checks, progress=progress, **with_selector(options))
     validation = result.report.validation
     passed = validation is None or validation.passed
-    if passed or force:
-        result.save(output)
+    written = result.save(output, external_data) if passed or force else []
     for report in reports:
         onnxlr.write_report(result.report, report)
     if as_json:
         click.echo(to_json(result.report.to_dict()))
     else:
         _print(lambda width: render_report(result.report, width))
-        _tell_written(*([output] if passed or force else []), *reports)
+        _tell_written(*written, *reports)
     if validation is not None and not passed:
-        written = "written because of --force" if force else "not written"
-        raise ValidationError(f"{'; '.join(validation.violations)}; {output} was {written}")
+        verdict = "written because of --force" if force else "not written"
+        raise ValidationError(f"{'; '.join(validation.violations)}; {output} was {verdict}")
 
 
 @cli.command()
@@ -127,18 +129,26 @@ def plan(model: Path, output: Path, **options: Any) -> None:
 @click.argument("model", type=FILE)
 @click.argument("plan", type=FILE)
 @OUTPUT
+@EXTERNAL_DATA
 @REPORTS
 @WORKERS
-def apply(model: Path, plan: Path, output: Path, reports: Sequence[Path], workers: int | None) -> None:
+def apply(
+    model: Path,
+    plan: Path,
+    output: Path,
+    external_data: str,
+    reports: Sequence[Path],
+    workers: int | None,
+) -> None:
     """Rewrite MODEL as PLAN says; nothing is run (see `validate`)."""
     _check_targets(output, reports)
     with _progress() as progress:
         result = onnxlr.apply(model, onnxlr.read_plan(plan), workers=workers, progress=progress)
-    result.save(output)
+    written = result.save(output, external_data)
     for report in reports:
         onnxlr.write_report(result.report, report)
     _print(lambda width: render_report(result.report, width))
-    _tell_written(output, *reports)
+    _tell_written(*written, *reports)
 
 
 @cli.command()
@@ -156,7 +166,7 @@ def validate(reference: Path, candidate: Path, as_json: bool, **options: Any) ->
         click.echo(to_json(checked.to_dict()))
     else:
         _print(lambda _: render_checks(checked.validation, checked.latency, checked.notes))
-    if not checked.validation.passed:
+    if checked.validation is not None and not checked.validation.passed:
         raise ValidationError("; ".join(checked.validation.violations))
 
 
@@ -167,7 +177,7 @@ def _check_targets(output: Path, reports: Sequence[Path] = ()) -> None:
     for path in (output, *reports):
         if not path.parent.is_dir():
             raise UsageError(f"{path}: the folder {path.parent} does not exist")
-        if path.is_dir():
+        if os.path.isdir(path):  # unlike Path.is_dir, False for names that no file can have
             raise UsageError(f"{path}: is a folder; name a file")
 
 

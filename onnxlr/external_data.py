@@ -1,17 +1,36 @@
-"""`ExternalData`: where the bytes of a tensor in another file lie, and whether they may be read."""
+"""Tensors whose bytes lie in another file: where, whether they may be read, and how to put them there."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
+from typing import BinaryIO
 
 from onnx import TensorProto, external_data_helper, helper
 
 from onnxlr.errors import ModelError
 
-__all__ = ["ExternalData", "is_external"]
+__all__ = [
+    "THRESHOLD",
+    "TYPED_FIELDS",
+    "ExternalData",
+    "append",
+    "is_external",
+    "is_spilled",
+    "refer",
+    "stored_bytes",
+    "take_in",
+]
+
+THRESHOLD = 1024
+"""Bytes; smaller tensors stay in the model file, as onnx.save does it."""
+
+TYPED_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+"""Fields of a TensorProto that hold numbers; raw_data can always take their place."""
+
+_ALIGNMENT = 4096  # bytes; lets ONNX Runtime map external weights
 
 _PACKED = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
 """Bits of the types of which several share a byte."""
@@ -22,12 +41,42 @@ def is_external(tensor: TensorProto) -> bool:
     return external_data_helper.uses_external_data(tensor)
 
 
+def is_spilled(tensor: TensorProto) -> bool:
+    """Whether a tensor's bytes lie in an `onnxlr.spill.Spill`: models on disk have no absolute locations."""
+    return is_external(tensor) and os.path.isabs(ExternalData(tensor).location)
+
+
+def refer(tensor: TensorProto, location: str | os.PathLike[str], offset: int, length: int) -> None:
+    """Make a tensor a reference to bytes in a file."""
+    for name in ("raw_data", *TYPED_FIELDS):
+        tensor.ClearField(name)
+    del tensor.external_data[:]
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": os.fspath(location), "offset": offset, "length": length}.items():
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def take_in(tensor: TensorProto, folder: Path) -> None:
+    """Put the bytes of an external tensor into the tensor."""
+    tensor.raw_data = b"".join(ExternalData(tensor).blocks(folder))
+    tensor.ClearField("data_location")
+    del tensor.external_data[:]
+
+
+def append(file: BinaryIO, blocks: Iterable[bytes]) -> tuple[int, int]:
+    """Write blocks at the end of a file, aligned; returns the offset of the first byte and their number."""
+    offset = -(-file.seek(0, os.SEEK_END) // _ALIGNMENT) * _ALIGNMENT
+    file.truncate(offset)  # fills up to it, so that the offset is within the file if nothing follows
+    file.seek(offset)
+    return offset, sum(map(file.write, blocks))
+
+
 class ExternalData:
     """Where the bytes of an external tensor lie.
 
     Attributes:
         name: of the tensor.
-        location: of the file, relative to the model's folder.
+        location: of the file, relative to the model's folder (absolute in a spill).
         offset: of the first byte.
         length: number of bytes.
 
@@ -41,7 +90,7 @@ class ExternalData:
         self.name = tensor.name
         self.location = entries.get("location", "")
         self.offset = int(entries.get("offset") or 0)
-        self._needed = _stored_bytes(tensor)
+        self._needed = stored_bytes(tensor)
         self._is_open = not entries.get("length")  # up to the end of the file
         self.length = self._needed if self._is_open else int(entries["length"])
 
@@ -90,7 +139,7 @@ class ExternalData:
         return None
 
 
-def _stored_bytes(tensor: TensorProto) -> int:
+def stored_bytes(tensor: TensorProto) -> int:
     """Bytes that a tensor's type and shape take."""
     itemsize = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     bits = _PACKED.get(TensorProto.DataType.Name(tensor.data_type), 8 * itemsize)

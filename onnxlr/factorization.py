@@ -23,7 +23,7 @@ from passes.graph import Key
 
 __all__ = ["LayerWeights", "balance"]
 
-_KEPT_BYTES = 512 * 2**20
+_KEPT_BYTES = 256 * 2**20
 """Decompositions kept between planning and rewriting; beyond it they are computed again."""
 
 _DEAD = 1e-30

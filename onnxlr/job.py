@@ -9,8 +9,6 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
-from onnx.numpy_helper import from_array
-
 from onnxlr.analysis import analyse
 from onnxlr.errors import PlanError, UsageError
 from onnxlr.factorization import LayerWeights
@@ -24,7 +22,7 @@ from onnxlr.report import Totals
 from onnxlr.rewriting import Replacement, rewrite
 from onnxlr.schemes import Scheme, all_schemes
 from onnxlr.selectors import RankSelector
-from passes import fold_batchnorm, remove_unused
+from passes import fold_batchnorm, merge_pads, remove_unused
 from passes.constants import FLOATS
 from passes.graph import all_tensors
 
@@ -89,7 +87,8 @@ class Job:
         self._input_shapes = input_shapes
         self._workers = workers
         self._progress = progress
-        folded = fold_batchnorm(model.proto, str(model.folder))
+        folder = str(model.folder)
+        folded = fold_batchnorm(merge_pads(model.proto, folder), folder)
         self._prepared = model.with_proto(remove_unused(model.proto, folded.model))
         self._weights = LayerWeights({("", name): scale for name, scale in folded.scales.items()})
         self._found = self._analyse(self._prepared)
@@ -143,7 +142,7 @@ class Job:
         replacements = [_replacement(planned, layers) for planned in plan.layers]
         if len({item.layer.name for item in replacements}) < len(replacements):
             raise PlanError("the plan names a layer twice")
-        return rewrite(self._prepared, replacements, self._weights, from_array, self._workers, self._progress)
+        return rewrite(self._prepared, replacements, self._weights, self._workers, self._progress)
 
     def totals(self, result: Model) -> Totals:
         """Count params, MACs and bytes of the original and of `result`, from their graphs."""

@@ -13,11 +13,13 @@ import onnxlr
 from onnxlr.errors import UsageError
 from onnxlr.planning import GATES
 from onnxlr.runtime import DEVICES
+from onnxlr.saving import EXTERNAL_DATA as EXTERNAL_DATA_CHOICES
 from onnxlr.schemes import all_schemes
 from onnxlr.selectors import RankSelector, all_selectors
 
 __all__ = [
     "CHECKS",
+    "EXTERNAL_DATA",
     "FILE",
     "INPUT_SHAPES",
     "JSON",
@@ -140,6 +142,13 @@ CHECKS = _options(
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, and nothing else there.")
 OUTPUT = click.option("-o", "--output", required=True, type=FILE, help="File to write.")
+EXTERNAL_DATA = click.option(
+    "--external-data",
+    default="auto",
+    type=click.Choice(EXTERNAL_DATA_CHOICES),
+    help="Weights in a data file beside the output: always, never, or auto: as the input has them, and where"
+    " the output is too large for one file (2 GB).",
+)
 REPORTS = click.option(
     "--report", "reports", multiple=True, type=FILE, metavar="FILE", help="Write the report to FILE.json."
 )

@@ -202,4 +202,4 @@ def _join(reasons: Mapping[str, str]) -> str:
     """One reason if all schemes agree, else each with its scheme."""
     if len(set(reasons.values())) == 1:
         return next(iter(reasons.values()))
-    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "no scheme was given"
+    return "no scheme accepts it: " + "; ".join(f"{name}: {reason}" for name, reason in reasons.items())

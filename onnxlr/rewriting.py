@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,12 +21,9 @@ from onnxlr.schemes import Rank, Scheme
 from passes import Chain, ChainNode, remove_unused, replace_with_chain
 from passes.graph import Key, attributes, scopes
 
-__all__ = ["Replacement", "Store", "rewrite"]
+__all__ = ["Replacement", "rewrite"]
 
 Attributes = dict[str, Any]
-
-Store = Callable[[NDArray[Any]], TensorProto]
-"""Keeps an array as a tensor of a model, in memory or in a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +39,25 @@ def rewrite(
     prepared: Model,
     replacements: Sequence[Replacement],
     weights: LayerWeights,
-    store: Store,
     workers: int,
     progress: Progress,
 ) -> Model:
     """Replace layers of the prepared model by chains and remove what that made unused.
 
+    Factors of a model with external data go to a file as soon as they are computed.
+
     Args:
         prepared: the model after the passes that prepare it; left alone.
         replacements: at most one a layer.
         weights: of the prepared model.
-        store: where factors go as soon as they are computed.
         workers: number of cores to use.
         progress: told the number of layers factorized.
     """
-    nodes = _nodes(prepared)
+    target, nodes = prepared.with_spill(), _nodes(prepared)
     sites = [_Site(item, attributes(nodes[item.layer.key])) for item in replacements]
     unique = {site.key(weights): site for site in sites}
     tensors = map_layers(
-        lambda site: [store(array) for array in site.stored_factors(weights)],
+        lambda site: [target.store(array) for array in site.stored_factors(weights)],
         list(unique.values()),
         lambda site: gram_work(site.item.layer),
         workers,
@@ -69,7 +66,7 @@ def rewrite(
     factors = dict(zip(unique, tensors, strict=True))
     chains = {site.item.layer.key: site.build(factors[site.key(weights)]) for site in sites}
     proto = replace_with_chain(prepared.proto, chains) if chains else prepared.proto
-    return prepared.with_proto(remove_unused(prepared.proto, proto))
+    return target.with_proto(remove_unused(prepared.proto, proto))
 
 
 def _nodes(model: Model) -> dict[Key, NodeProto]:

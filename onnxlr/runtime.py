@@ -15,6 +15,7 @@ from onnx import helper
 
 from onnxlr.errors import ModelError, ProviderError
 from onnxlr.model_file import Model
+from onnxlr.model_writing import gathered
 
 __all__ = ["DEVICES", "Device", "Session", "Value", "find_device", "ort_version"]
 
@@ -76,7 +77,7 @@ class Session:
     """A model loaded into ONNX Runtime on one device, with no fallback to another one.
 
     Args:
-        model: may refer to external data in its folder.
+        model: may refer to external data in its folder and in a spill.
         device: from `find_device`.
         threads: intra-op threads, 0 for ONNX Runtime's default (one a physical core).
         optimize: whether ONNX Runtime may rewrite the graph.
@@ -94,14 +95,15 @@ class Session:
         options.log_severity_level = _LOG_FATAL
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        folder = str(model.folder.resolve())
+        self._model = gathered(model)  # kept: ONNX Runtime maps its files
+        folder = str(self._model.folder.resolve())
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             # Typing of the failures differs between releases; all derive from Exception.
             self._session = ort.InferenceSession(
-                model.proto.SerializeToString(), options, providers=[device.provider]
+                self._model.proto.SerializeToString(), options, providers=[device.provider]
             )
         except Exception as error:
             reason = " ".join(str(error).split())

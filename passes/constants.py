@@ -11,7 +11,7 @@ Nothing is computed until it is read, and nothing is changed in the model.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache, cached_property
 from typing import Any
@@ -127,10 +127,12 @@ class Constants:
         self.folder = folder
         self._outer = outer
         self._known: dict[str, Constant] = {}
+        self._names: defaultdict[Constant, list[str]] = defaultdict(list)
         self._aliases: dict[str, str] = {}  # of Identity nodes, output -> input
-        self._hidden = {*scope.input_names, *(name for node in scope.holder.node for name in node.output)}
+        self._inputs = set(scope.input_names)
+        self._producers = {name: node for node in scope.holder.node for name in node.output if name}
         for tensor in scope.initializers:  # rule 1
-            self._known[tensor.name] = Constant(tensor.name, self, tensor)
+            self._learn(tensor.name, Constant(tensor.name, self, tensor))
         for node in scope.holder.node:
             self._add(node)
 
@@ -138,33 +140,44 @@ class Constants:
         """The constant of this name, or None if the value is not constant."""
         if name in self._known:
             return self._known[name]
-        if self._outer is None or name in self._hidden:
+        if self._outer is None or name in self._inputs or name in self._producers:
             return None
         return self._outer.find(name)  # rule 4
 
+    def producer(self, name: str) -> NodeProto | None:
+        """The node that computes a value, in this scope or around it; None for inputs and stored tensors."""
+        if self._outer is None or name in self._inputs or name in self._producers:
+            return self._producers.get(name)
+        return self._outer.producer(name)
+
     def names_of(self, constant: Constant) -> list[str]:
         """The names under which it is known in its scope: Identity nodes give further ones."""
-        return [name for name, other in self._known.items() if other is constant]
+        return self._names[constant]
 
     def aliased(self, names: Collection[str]) -> list[str]:
         """What the Identity nodes read that give a value one of these names."""
-        return [source for name, source in self._aliases.items() if name in names]
+        return [self._aliases[name] for name in names if name in self._aliases]
+
+    def _learn(self, name: str, constant: Constant) -> None:
+        self._known[name] = constant
+        self._names[constant].append(name)
 
     def _add(self, node: NodeProto) -> None:
-        if node.domain not in ("", "ai.onnx") or not node.output:
+        is_given = any(attribute.ref_attr_name for attribute in node.attribute)  # by a function's caller
+        if node.domain not in ("", "ai.onnx") or not node.output or is_given:
             return
         name = node.output[0]
         if node.op_type == "Constant":  # rule 2
             tensor = _stored(node)
             if tensor is not None:
-                self._known[name] = Constant(tensor.name or name, self, tensor)
+                self._learn(name, Constant(tensor.name or name, self, tensor))
         elif node.op_type in _FOLDABLE:  # rule 3
             inputs = [self.find(value) for value in node.input if value]
             if inputs and all(inputs):
-                is_alias = node.op_type == "Identity"
-                if is_alias:
+                same = inputs[0] if node.op_type == "Identity" else None
+                if same is not None:
                     self._aliases[name] = node.input[0]
-                self._known[name] = inputs[0] if is_alias and inputs[0] else Constant(name, self, node)
+                self._learn(name, same or Constant(name, self, node))
 
 
 def all_constants(model: ModelProto, folder: str = "") -> Iterator[Constants]:
@@ -190,6 +203,7 @@ def _stored(node: NodeProto) -> TensorProto | None:
 def _evaluate(node: NodeProto, feeds: dict[str, NDArray[Any]], opset: int) -> NDArray[Any]:
     """What a node computes, by ONNX's reference evaluator."""
     graph = GraphProto(name="constant", node=[node])
+    graph.node[0].domain = ""  # "ai.onnx" is another name of it
     for name, array in feeds.items():
         data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
         graph.input.append(helper.make_tensor_value_info(name, data_type, array.shape))

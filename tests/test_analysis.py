@@ -21,6 +21,11 @@ def _node(op: str, inputs: list[str], **attributes: Any) -> ModelProto:
     return _nodes(helper.make_node(op, inputs, ["y"], "node", **attributes))
 
 
+def _without_shape(model: ModelProto) -> ModelProto:
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    return model
+
+
 def _of_domain(op: str, domain: str) -> ModelProto:
     model = _node("Conv", ["x", "w"])
     model.graph.node[0].op_type, model.graph.node[0].domain = op, domain
@@ -128,6 +133,14 @@ SKIPPED = {
     "QLinearConv": (_of_domain("QLinearConv", ""), "quantized: factorize before quantizing"),
     "ConvInteger": (_of_domain("ConvInteger", ""), "quantized: factorize before quantizing"),
     "Conv of another domain": (_of_domain("Conv", "test"), "operator of domain test"),
+    "several matrices by a vector": (
+        matmul_model(["x", "w"], [4], weight(2, 4, 4)),
+        "several matrices, and the other operand may be a vector",
+    ),
+    "several matrices by what may be a vector": (
+        _without_shape(matmul_model(["w", "x"], ["N", 4, 4], weight(2, 4, 4))),
+        "several matrices, and the other operand may be a vector",
+    ),
     "vector weight": (matmul_model(["x", "w"], [4, 4], weight(4)), "weight of shape (4,)"),
     "empty weight": (_node("Conv", ["x", "e"]), "weight of shape (0, 4, 3, 3)"),
     "kernel_shape contradicts": (_node("Conv", ["x", "w"], kernel_shape=[5, 5]), "kernel_shape contradicts"),

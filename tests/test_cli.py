@@ -12,7 +12,8 @@ from click.testing import CliRunner, Result
 
 from onnxlr import runtime
 from onnxlr.cli import cli
-from tests.builders import conv_model, weight
+from onnxlr.schemes import all_schemes
+from tests.builders import conv_model, stored_outside, weight
 
 QUICK = ["--latency-seconds", "0", "--device", "cpu"]
 
@@ -81,12 +82,7 @@ def test_inspect(model: Path) -> None:
     for text in ("conv", "32×32×3×3", "spatial", "channel-in", "channel-out", "tucker2"):
         assert text in table.stdout
     data = json.loads(invoke("inspect", model, "--json").stdout)
-    assert [offer["scheme"] for offer in data["layers"][0]["schemes"]] == [
-        "channel-in",
-        "channel-out",
-        "spatial",
-        "tucker2",
-    ]
+    assert [offer["scheme"] for offer in data["layers"][0]["schemes"]] == list(all_schemes())
 
 
 def test_selection_options_reach_the_plan(model: Path, tmp_path: Path) -> None:
@@ -163,3 +159,38 @@ def test_cuda_without_a_gpu_exits_with_4(
     assert done.exit_code == 4
     assert "device cuda: no GPU here; use --device cpu" in done.stderr
     assert not (tmp_path / "o.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("choice", "outside", "expected"),
+    [
+        ([], False, False),
+        ([], True, True),
+        (["--external-data", "auto"], True, True),
+        (["--external-data", "always"], False, True),
+        (["--external-data", "never"], True, False),
+    ],
+)
+def test_external_data(model: Path, tmp_path: Path, choice: list[str], outside: bool, expected: bool) -> None:
+    """Also in place: the file that is written is named, and the old one goes."""
+    if outside:
+        stored_outside(tmp_path, onnx.load(model))
+    plan = tmp_path / "plan.json"
+    assert invoke("plan", model, "-o", plan).exit_code == 0
+    out = tmp_path / "o.onnx"
+    for _ in range(2):
+        done = invoke("apply", model, plan, "-o", out, *choice)
+        assert done.exit_code == 0, done.stderr
+    data = f"{out}.2.data"
+    assert [f"wrote {out}", f"wrote {data}"][: 1 + expected] == done.stdout.splitlines()[-1 - expected :]
+    assert sorted(map(str, tmp_path.glob("o.onnx*"))) == [str(out), data][: 1 + expected]
+    for _ in range(2):
+        done = invoke("optimize", model, "-o", model, *choice, *QUICK)
+        assert done.exit_code == 0, done.stderr
+    assert len(list(tmp_path.glob("m.onnx.*"))) == expected
+
+
+def test_external_data_is_one_of_three(model: Path, tmp_path: Path) -> None:
+    done = invoke("optimize", model, "-o", tmp_path / "o.onnx", "--external-data", "sometimes")
+    assert done.exit_code == 2
+    assert "'always', 'never'" in done.stderr

@@ -148,6 +148,30 @@ def test_external_data_that_vanished(tmp_path: Path) -> None:
         Session(model, find_device("cpu"))
 
 
+def test_tensors_in_a_spill(tmp_path: Path) -> None:
+    """Beside others in a file of the model's folder; the copy made for ONNX Runtime goes with the session."""
+    b = weight(5, seed=3)
+    path = tmp_path / "m.onnx"
+    onnx.save_model(gemm_model(W, b), path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    model = load(path).with_spill()
+    model.proto.graph.node[0].input[0] = "h"
+    model.proto.graph.node.insert(0, helper.make_node("MatMul", ["x", "v"], ["h"]))
+    v = weight(600, 8)
+    tensor = model.store(v)
+    tensor.name = "v"
+    model.proto.graph.initializer.append(tensor)
+    model.proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 600
+    session = Session(model, find_device("cpu"))
+    x = weight(3, 600)
+    (y,) = session.run({"x": x})
+    np.testing.assert_allclose(y, x.astype(np.float64) @ v @ W + b, atol=1e-5)
+    assert model.proto.graph.initializer[2] == tensor
+    folder = session._model.folder
+    assert folder.exists()
+    del session
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize(
     ("element", "dtype"),
     [

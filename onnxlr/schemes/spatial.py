@@ -45,7 +45,7 @@ class Spatial(Scheme):
     def _refuses(self, conv: ConvSpec) -> str | None:
         axes = len(conv.kernel_shape)
         if axes not in (2, 3):
-            return f"{axes} spatial axes, needs 2 or 3"
+            return f"needs 2 or 3 spatial axes, has {axes}"
         if len(_split_axes(conv)) < 2:
             return f"kernel {'×'.join(map(str, conv.kernel_shape))} has nothing to split along one axis"
         if conv.output_shape:

@@ -227,9 +227,9 @@ def test_spatial_takes_the_cheapest_order(
     [
         ("spatial", ConvSpec.create((8, 8, 1, 3)), "nothing to split"),
         ("spatial", ConvSpec.create((8, 8, 1, 3, 1)), "nothing to split"),
-        ("spatial", ConvSpec.create((8, 8, 3)), "1 spatial axes"),
-        ("spatial", ConvSpec.create((8, 8)), "0 spatial axes"),
-        ("spatial", ConvSpec.create((8, 8, 3, 3, 3, 3)), "4 spatial axes"),
+        ("spatial", ConvSpec.create((8, 8, 3)), "has 1"),
+        ("spatial", ConvSpec.create((8, 8)), "has 0"),
+        ("spatial", ConvSpec.create((8, 8, 3, 3, 3, 3)), "has 4"),
         (
             "spatial",
             ConvSpec.create((8, 8, 3, 3), transposed=True, output_shape=(9, 9)),
