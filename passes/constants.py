@@ -12,7 +12,7 @@ Nothing is computed until it is read, and nothing is changed in the model.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache, cached_property
 from typing import Any
 
@@ -47,12 +47,14 @@ class Constant:
         name: of the value; of the stored tensor where it is stored and has one.
         home: the scope where it is stored or computed.
         tensor: where it is stored as it is; None if it is computed.
+        order: greater than that of all constants it is computed from.
     """
 
     def __init__(self, name: str, home: Constants, source: TensorProto | NodeProto) -> None:
         self.name = name
         self.home = home.scope
         self.tensor = source if isinstance(source, TensorProto) else None
+        self.order = home.count
         self._node = source if isinstance(source, NodeProto) else None
         self._constants = home
 
@@ -81,31 +83,43 @@ class Constant:
         """
         if self.tensor is not None:
             return numpy_helper.to_array(self.tensor, self._constants.folder)
-        assert self._node is not None, "stored or computed"  # noqa: S101
-        feeds = {name: self._input(name).read() for name in self._node.input if name}
+        done: dict[Constant, NDArray[Any]] = {}
+        for source in sorted(self._sources(lambda _: True), key=lambda source: source.order):
+            done[source] = source._compute(done)
+        return done[self]
+
+    def _compute(self, done: Mapping[Constant, NDArray[Any]]) -> NDArray[Any]:
+        """The array, from those of the constants it is computed from."""
+        if self._node is None:
+            return self.read()
+        feeds = {name: done[self._input(name)] for name in self._node.input if name}
         return _evaluate(self._node, feeds, self.home.opset)
 
     def has_one_reader(self, reads: Mapping[str, int]) -> bool:
         """Whether but one node that is no constant depends on it or on a float that it is computed from.
 
         Args:
-            reads: how often each value of its scope is read (`passes.graph.count_reads`).
+            reads: how often each value of its scope is read (`passes.graph.count_reads`). What it is computed
+                from must lie in that scope too.
         """
-        sources = list(self._sources(set()))
+        sources = self._sources(lambda source: source.data_type in FLOATS)
         names = {name for source in sources for name in self._constants.names_of(source)}
         inner = Counter(self._constants.aliased(names))
         for source in sources:
             inner.update(() if source._node is None else source._node.input)
         return sum(reads.get(name, 0) - inner[name] for name in names) == 1
 
-    def _sources(self, seen: set[int]) -> Iterator[Constant]:
-        """It and the floating-point constants that it is computed from, each once."""
-        if id(self) in seen or (self.tensor is not None and self.tensor.data_type not in FLOATS):
-            return
-        seen.add(id(self))
-        yield self
-        for name in () if self._node is None else filter(None, self._node.input):
-            yield from self._input(name)._sources(seen)
+    def _sources(self, wanted: Callable[[Constant], bool]) -> set[Constant]:
+        """It and the constants that it is computed from, as far as they are wanted."""
+        found: set[Constant] = set()
+        waiting = [self]
+        while waiting:
+            source = waiting.pop()
+            if source not in found and wanted(source):
+                found.add(source)
+                inputs = () if source._node is None else filter(None, source._node.input)
+                waiting += [source._input(name) for name in inputs]
+        return found
 
     def _input(self, name: str) -> Constant:
         found = self._constants.find(name)
@@ -136,6 +150,11 @@ class Constants:
         for node in scope.holder.node:
             self._add(node)
 
+    @property
+    def count(self) -> int:
+        """How many constants are known so far, here and around."""
+        return len(self._names) + (0 if self._outer is None else self._outer.count)
+
     def find(self, name: str) -> Constant | None:
         """The constant of this name, or None if the value is not constant."""
         if name in self._known:
@@ -146,13 +165,14 @@ class Constants:
 
     def producer(self, name: str) -> NodeProto | None:
         """The node that computes a value, in this scope or around it; None for inputs and stored tensors."""
-        if self._outer is None or name in self._inputs or name in self._producers:
+        is_here = name in self._inputs or name in self._producers or name in self._known
+        if self._outer is None or is_here:
             return self._producers.get(name)
         return self._outer.producer(name)
 
     def names_of(self, constant: Constant) -> list[str]:
         """The names under which it is known in its scope: Identity nodes give further ones."""
-        return self._names[constant]
+        return self._names.get(constant, [])
 
     def aliased(self, names: Collection[str]) -> list[str]:
         """What the Identity nodes read that give a value one of these names."""
@@ -204,12 +224,17 @@ def _evaluate(node: NodeProto, feeds: dict[str, NDArray[Any]], opset: int) -> ND
     """What a node computes, by ONNX's reference evaluator."""
     graph = GraphProto(name="constant", node=[node])
     graph.node[0].domain = ""  # "ai.onnx" is another name of it
+    if node.op_type == "Unsqueeze":  # the evaluator takes axes of an attribute one by one, as they come
+        for attribute in graph.node[0].attribute:
+            rank = feeds[node.input[0]].ndim + len(attribute.ints)
+            attribute.ints[:] = sorted(axis % rank for axis in attribute.ints)
     for name, array in feeds.items():
         data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
         graph.input.append(helper.make_tensor_value_info(name, data_type, array.shape))
     graph.output.add(name=node.output[0])
     try:
-        (result,) = _reference()(graph, opsets={"": opset}).run(None, feeds)
+        with np.errstate(all="ignore"):
+            (result,) = _reference()(graph, opsets={"": opset}).run(None, feeds)
     except Exception as error:  # whatever an invalid expression raises
         reason = " ".join(str(error).split())
         raise ConstantError(f"constant '{node.output[0]}' cannot be computed: {reason}") from error

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -83,7 +84,7 @@ class Scope:
         for node in self.holder.node:
             stem = next(filter(None, node.output), node.name)
             for i, body in enumerate(subgraphs(node)):
-                path = f"{self.path}/{stem}[{i}]"
+                path = f"{self.path}/{quote(stem)}[{i}]"
                 place = f"body of {node.op_type} '{node.name or stem}'"
                 inner = Scope(path, place, body, self.opset, self)
                 yield inner
@@ -96,9 +97,10 @@ def scopes(model: ModelProto) -> Iterator[Scope]:
     yield main
     yield from main.bodies()
     for function in model.functions:
-        name = ":".join(filter(None, (function.domain, function.name, function.overload)))
+        names = [function.domain, function.name, *filter(None, [function.overload])]
+        path = "function " + ":".join(quote(name, safe="") for name in names)
         version = _opset_of(function.opset_import)
-        scope = Scope(f"function {name}", f"function '{name}'", function, version)
+        scope = Scope(path, f"function '{':'.join(names)}'", function, version)
         yield scope
         yield from scope.bodies()
 
@@ -159,7 +161,7 @@ def _node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
 def value_names(model: ModelProto) -> set[str]:
     """Every name of a value or node anywhere in the model: what a new name must not collide with."""
     names: set[str] = set()
-    for scope in scopes(model):
+    for scope in (*scopes(model), *_training_scopes(model)):
         names.update(scope.input_names)
         names.update(tensor.name for tensor in scope.initializers)
         for node in scope.holder.node:
@@ -169,6 +171,14 @@ def value_names(model: ModelProto) -> set[str]:
             declared = (*scope.holder.output, *scope.holder.value_info)
             names.update(value.name for value in declared)
     return names
+
+
+def _training_scopes(model: ModelProto) -> Iterator[Scope]:
+    for info in model.training_info:
+        for graph in (info.initialization, info.algorithm):
+            scope = Scope("training_info", "training_info", graph, opset(model))
+            yield scope
+            yield from scope.bodies()
 
 
 def free_name(wanted: str, taken: set[str]) -> str:

@@ -29,12 +29,13 @@ def remove_unused(before: ModelProto, after: ModelProto) -> ModelProto:
         unread = _unread(scope, was_read[scope.path])
         return unread, _known(earlier[scope.path]) - _known(scope) | unread
 
-    found = {scope.path: find(scope) for scope in scopes(after)}
+    found = {scope.path: find(scope) for scope in scopes(after) if scope.path in earlier}
     if not any(gone for _, gone in found.values()):
         return after
     result = copy_model(after, without=found[""][0])
     for scope in reversed(list(scopes(result))):  # bodies first: what they read lies outside
-        _strip(scope, earlier[scope.path], *find(scope))
+        if scope.path in earlier:
+            _strip(scope, earlier[scope.path], *find(scope))
     return result
 
 

@@ -12,6 +12,7 @@ Initializers that only the old nodes read are not copied; what else became unuse
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -66,17 +67,18 @@ def replace_with_chain(model: ModelProto, chains: Mapping[Key, Chain]) -> ModelP
         chains: by the scope and output name of the node to replace; not empty.
 
     Raises:
-        KeyError: there is no such node.
+        KeyError: there is no such node, or no such scope to store weights in.
     """
     result = copy_model(model, without=_freed_weights(model.graph, chains))
     splicer = _Splicer(model, chains)
-    inside = list(scopes(result))
-    for scope in reversed(inside):  # bodies first: the node that has one is copied with it
+    for scope in reversed(list(scopes(result))):  # bodies first: the node that has one is copied with it
         splicer.rewrite(scope)
     if splicer.missing:
         raise KeyError(f"no node has the output {sorted(splicer.missing)}")
-    for scope in inside:
-        _store(result, scope, splicer.tensors.get(scope.path, []))
+    for scope in reversed(list(scopes(result))):
+        _store(result, scope, splicer.tensors.pop(scope.path, []))
+    if splicer.tensors:
+        raise KeyError(f"no scope to store weights in: {sorted(splicer.tensors)}")
     return result
 
 
@@ -102,6 +104,7 @@ class _Splicer:
         self._chains = chains
         self._taken = value_names(model)
         self._names: dict[tuple[str, int], str] = {}  # by scope and identity of the tensor
+        self._given: set[int] = set()  # tensors that have their name
 
     def rewrite(self, scope: Scope) -> None:
         """Replace the nodes of one scope."""
@@ -137,13 +140,17 @@ class _Splicer:
         key = home, id(weight)
         if key not in self._names:
             self._names[key] = free_name(f"{node_name}_weight", self._taken)
-            weight.name = self._names[key]
-            self.tensors.setdefault(home, []).append(weight)
+            named = weight if id(weight) not in self._given else copy.copy(weight)
+            self._given.add(id(weight))
+            named.name = self._names[key]
+            self.tensors.setdefault(home, []).append(named)
         return self._names[key]
 
 
 def _store(model: ModelProto, scope: Scope, tensors: Sequence[TensorProto]) -> None:
     """Add new weights to their scope."""
+    if not tensors:
+        return
     if scope.is_main:
         add_initializers(model, tensors)
     elif isinstance(scope.holder, GraphProto) and model.ir_version >= 4:
@@ -151,8 +158,5 @@ def _store(model: ModelProto, scope: Scope, tensors: Sequence[TensorProto]) -> N
     else:
         kept = list(scope.holder.node)
         del scope.holder.node[:]
-        scope.holder.node.extend([_constant(tensor) for tensor in tensors] + kept)
-
-
-def _constant(tensor: TensorProto) -> NodeProto:
-    return helper.make_node("Constant", [], [tensor.name], f"{tensor.name}_constant", value=tensor)
+        constants = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in tensors]
+        scope.holder.node.extend(constants + kept)

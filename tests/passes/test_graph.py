@@ -189,7 +189,6 @@ AMBIGUOUS: dict[str, ModelProto] = {
 
 
 @pytest.mark.parametrize("model", AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
-@pytest.mark.xfail(reason="the parts of a path are joined unescaped", strict=True)
 def test_paths_are_unique(model: ModelProto) -> None:
     assert len(set(paths(model))) == len(paths(model))
 
@@ -251,7 +250,6 @@ def test_every_name_is_taken() -> None:
     assert value_names(model) - {""} == NAMES | {"sparse", "ghost", "p", "unread", "fi", "f_if", "fy"}
 
 
-@pytest.mark.xfail(reason="value_names skips training_info", strict=True)
 def test_names_of_training_are_taken() -> None:
     model = ModelProto()
     model.training_info.add().algorithm.node.append(helper.make_node("Neg", ["w"], ["step"]))

@@ -363,9 +363,6 @@ def test_notes_in_bodies_and_functions(place: str) -> None:
         assert [annotation.tensor_name for annotation in cleaned.quantization_annotation] == ["t"]
 
 
-@pytest.mark.xfail(
-    reason="scopes that only the later version has are looked up", raises=KeyError, strict=True
-)
 def test_a_body_that_is_new() -> None:
     before = parsed("z = Neg (w) y = Abs (x)")
     after = parsed(choose("t = Abs (x)"))
