@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -63,7 +63,7 @@ def analyse(
     Raises:
         UsageError: `input_shapes` names no input, or contradicts the model.
     """
-    shapes = infer_shapes(model, input_shapes)
+    shapes = infer_shapes(model, input_shapes, folder)
     trained = _used_in_training(model)
     names = Counter(node.name for scope in scopes(model) for node in scope.holder.node)
     given: set[str] = set()
@@ -200,17 +200,24 @@ class _Site:
         return Layer(self.name, self.node.op_type, key, conv, weight, layout, spatial, repeats)
 
     def _dims(self, value: str) -> tuple[int | None, ...]:
-        return self.shapes.get((self.constants.scope.path, value), ())
+        keys = ((scope.path, value) for scope in _around(self.constants.scope))
+        return next((self.shapes[key] for key in keys if key in self.shapes), ())
+
+
+def _around(scope: Scope) -> Iterator[Scope]:
+    """The scope and those whose values it sees, innermost first."""
+    inner: Scope | None = scope
+    while inner is not None:
+        yield inner
+        inner = inner.outer
 
 
 def _origin(name: str, scope: Scope) -> str:
     """Where a value comes from that no node computes."""
-    around: Scope | None = scope
-    while around is not None:
+    for around in _around(scope):
         if name in around.input_names:
             return f"an input of the {around.place}"
         holder = around.holder
         if isinstance(holder, GraphProto) and any(name == t.values.name for t in holder.sparse_initializer):
             return "stored sparse"
-        around = around.outer
     return "not in the model"

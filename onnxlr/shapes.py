@@ -6,9 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from math import prod
 
-from onnx import GraphProto, ModelProto, ValueInfoProto, helper, shape_inference
+from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper, shape_inference
 
 from onnxlr.errors import UsageError
+from passes.constants import ConstantError, Constants, all_constants
 from passes.graph import Key, scopes
 
 __all__ = ["Shapes", "infer_shapes"]
@@ -21,20 +22,24 @@ Shapes = Mapping[Key, tuple[int | None, ...]]
 _LARGE = 1024  # elements; larger tensors do not steer shape inference
 
 
-def infer_shapes(model: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Shapes:
+def infer_shapes(
+    model: ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None, folder: str = ""
+) -> Shapes:
     """Shapes of all values of the main graph and of bodies, from the inputs alone.
 
-    The file's value_info is not trusted, large tensors are not looked into.
+    The file's value_info is not trusted, large tensors are not looked into. Constant expressions are computed
+    first: ONNX's inference does not see through all that exporters write.
 
     Args:
         model: left alone.
         input_shapes: shapes of inputs whose dimensions are symbolic. A symbolic first dimension that is not
             given counts as 1.
+        folder: what locations of external data are relative to.
 
     Raises:
         UsageError: `input_shapes` names no input, or contradicts the model.
     """
-    skeleton = _skeleton(model)
+    skeleton = _skeleton(model, folder)
     _set_input_shapes(skeleton.graph, input_shapes or {})
     try:
         inferred = shape_inference.infer_shapes(skeleton, data_prop=True)
@@ -50,8 +55,8 @@ def infer_shapes(model: ModelProto, input_shapes: Mapping[str, Sequence[int]] | 
     return shapes
 
 
-def _skeleton(model: ModelProto) -> ModelProto:
-    """The model with declarations in place of large tensors, and without value_info."""
+def _skeleton(model: ModelProto, folder: str) -> ModelProto:
+    """The model without value_info, and with what is constant stored or, if it is large, declared."""
     skeleton = ModelProto(ir_version=max(model.ir_version, 4))
     skeleton.opset_import.extend(model.opset_import)
     skeleton.functions.extend(model.functions)
@@ -65,12 +70,30 @@ def _skeleton(model: ModelProto) -> ModelProto:
             graph.input.append(value)
         else:
             graph.initializer.append(tensor)
-    graph.node.extend(model.graph.node)
+    constants = next(all_constants(model, folder))
+    for node in model.graph.node:
+        if not _declare(node, constants, graph):
+            graph.node.append(node)
     for value in model.graph.output:  # of outputs only the type is needed
         graph.output.append(ValueInfoProto(name=value.name))
     for scope in scopes(skeleton):
         del scope.holder.value_info[:]
     return skeleton
+
+
+def _declare(node: NodeProto, constants: Constants, graph: GraphProto) -> bool:
+    """Whether the node computes a constant, whose value or shape `graph` then has instead."""
+    found = constants.find(node.output[0]) if node.output else None
+    if found is None or found.tensor is not None:
+        return False
+    try:
+        if prod(found.shape) > _LARGE:
+            graph.input.append(helper.make_tensor_value_info(node.output[0], found.data_type, found.shape))
+        else:
+            graph.initializer.append(numpy_helper.from_array(found.read(), node.output[0]))
+    except ConstantError:
+        return False
+    return True
 
 
 def _set_input_shapes(graph: GraphProto, input_shapes: Mapping[str, Sequence[int]]) -> None:

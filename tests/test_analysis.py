@@ -238,3 +238,38 @@ def test_the_model_is_left_alone() -> None:
     before = model.SerializeToString()
     analyse(model, {"x": [1, 4, 9, 9]})
     assert model.SerializeToString() == before
+
+
+def test_sizes_are_known_behind_constant_expressions() -> None:
+    """ONNX's inference alone does not see what the bias and the pads are."""
+    nodes = [
+        helper.make_node("Constant", [], ["flat"], value=numpy_helper.from_array(weight(8))),
+        helper.make_node("Constant", [], ["column"], value_ints=[1, -1, 1, 1]),
+        helper.make_node("Reshape", ["flat", "column"], ["bias"]),
+        helper.make_node("Conv", ["x", "w"], ["c"], "first"),
+        helper.make_node("Add", ["c", "bias"], ["a"]),
+        helper.make_node("Cast", ["narrow"], ["pads"], to=TensorProto.INT64),
+        helper.make_node("Pad", ["a", "pads"], ["p"]),
+        helper.make_node("AveragePool", ["p"], ["q"], kernel_shape=[1, 1]),
+        helper.make_node("Conv", ["q", "w2"], ["y"], "second"),
+    ]
+    narrow = np.array([0, 0, 1, 2, 0, 0, 3, 4], np.int32)
+    weights = {"w": weight(8, 4, 3, 3), "w2": weight(2, 8, 1, 1), "narrow": narrow}
+    found = analyse(make_model(nodes, {"x": ["N", 4, 9, 8]}, ["y"], weights))
+    assert [layer.spatial for layer in found if isinstance(layer, Layer)] == [(9, 8), (11, 12)]
+
+
+def test_sizes_in_bodies() -> None:
+    inner = helper.make_node("Conv", ["x", "w"], ["t"], "inner")
+    declared = helper.make_tensor_value_info("t", TensorProto.FLOAT, None)
+    body = helper.make_graph([inner], "body", [], [declared])
+    other = helper.make_graph([helper.make_node("Neg", ["x"], ["t"])], "body", [], [declared])
+    nodes = [
+        helper.make_node("MaxPool", ["v"], ["x"], kernel_shape=[2, 2]),
+        helper.make_node("If", ["c"], ["y"], then_branch=body, else_branch=other),
+    ]
+    (layer,) = analyse(
+        make_model(nodes, {"v": ["N", 4, 8, 9]}, ["y"], {"w": weight(4, 4, 1, 1), "c": np.array(True)})
+    )
+    assert isinstance(layer, Layer)
+    assert (layer.spatial, layer.repeats, layer.key) == ((7, 8), 1, ("/y[1]", "t"))
