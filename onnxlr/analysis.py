@@ -14,7 +14,7 @@ from onnxlr.layer import Layer, Skipped
 from onnxlr.layout import Layout
 from onnxlr.shapes import Shapes, infer_shapes
 from passes.constants import FLOATS, Constant, ConstantError, Constants, all_constants
-from passes.graph import Scope, attributes, count_reads, free_name, scopes
+from passes.graph import Scope, attributes, free_name, scopes, trained_names
 
 __all__ = ["analyse"]
 
@@ -23,16 +23,16 @@ _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _VIEWS = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 """Operators through which a weight is still the one that was stored."""
 
-_QUANTIZED = "quantized: factorize before quantizing"
-_FUSED = "fused by ONNX Runtime: optimize the model before fusion"
-_RECURRENT = "recurrent: its matrices lie inside one node"
+_QUANTIZED = "quantized; factorize before quantizing"
+_FUSED = "fused by ONNX Runtime; optimize the model before fusion"
+_RECURRENT = "recurrent; its matrices lie inside one node"
 
 _UNSUPPORTED = {
     "Attention": "its matrices lie inside one node",
     "ConvInteger": _QUANTIZED,
-    "DeformConv": "the window moves with the input: no chain of Convs computes it",
+    "DeformConv": "its window moves with the input; no chain of Convs computes it",
     "DynamicQuantizeMatMul": _QUANTIZED,
-    "Einsum": "Einsum: write it as MatMul to have it factorized",
+    "Einsum": "Einsum; write it as MatMul to have it factorized",
     "FusedConv": _FUSED,
     "FusedGemm": _FUSED,
     "FusedMatMul": _FUSED,
@@ -64,7 +64,7 @@ def analyse(
         UsageError: `input_shapes` names no input, or contradicts the model.
     """
     shapes = infer_shapes(model, input_shapes, folder)
-    trained = _used_in_training(model)
+    trained = trained_names(model)
     names = Counter(node.name for scope in scopes(model) for node in scope.holder.node)
     given: set[str] = set()
     found: list[Layer | Skipped] = []
@@ -75,15 +75,6 @@ def analyse(
                 name = free_name(stem or next(filter(None, node.output), node.op_type), given)
                 found.append(_Site(name, node, constants, shapes).judge(trained))
     return found
-
-
-def _used_in_training(model: ModelProto) -> set[str]:
-    """Names that training_info refers to."""
-    names: set[str] = set()
-    for info in model.training_info:
-        names.update(count_reads(info.initialization), count_reads(info.algorithm))
-        names.update(binding.key for binding in (*info.initialization_binding, *info.update_binding))
-    return names
 
 
 @dataclass(frozen=True, slots=True)

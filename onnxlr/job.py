@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from onnxlr.analysis import analyse
 from onnxlr.errors import PlanError, UsageError
@@ -24,7 +27,7 @@ from onnxlr.schemes import Scheme, all_schemes
 from onnxlr.selectors import RankSelector
 from passes import fold_batchnorm, merge_pads, remove_unused
 from passes.constants import FLOATS
-from passes.graph import all_tensors
+from passes.graph import Key, all_tensors
 
 __all__ = ["Job", "Selection", "find_schemes"]
 
@@ -87,11 +90,9 @@ class Job:
         self._input_shapes = input_shapes
         self._workers = workers
         self._progress = progress
-        folder = str(model.folder)
-        folded = fold_batchnorm(merge_pads(model.proto, folder), folder)
-        self._prepared = model.with_proto(remove_unused(model.proto, folded.model))
-        self._weights = LayerWeights({("", name): scale for name, scale in folded.scales.items()})
-        self._found = self._analyse(self._prepared)
+        prepared, scales = self._prepare()
+        self._weights = LayerWeights(scales)
+        self._found = self._analyse(prepared)
 
     @cached_property
     def identity(self) -> dict[str, str]:
@@ -142,13 +143,27 @@ class Job:
         replacements = [_replacement(planned, layers) for planned in plan.layers]
         if len({item.layer.name for item in replacements}) < len(replacements):
             raise PlanError("the plan names a layer twice")
-        return rewrite(self._prepared, replacements, self._weights, self._workers, self._progress)
+        prepared, _ = self._prepare({item.layer.key for item in replacements})
+        return rewrite(prepared, replacements, self._weights, self._workers, self._progress)
 
     def totals(self, result: Model) -> Totals:
         """Count params, MACs and bytes of the original and of `result`, from their graphs."""
-        # the prepared model has the layers of the original: folding changes no Conv's or Gemm's shape
+        # what was found in the prepared model is in the original: folding changes no Conv's or Gemm's shape
         pairs = zip(_count(self.original, self._found), _count(result, self._analyse(result)), strict=True)
         return Totals(*(BeforeAfter(before, after) for before, after in pairs))
+
+    def _prepare(self, only: Collection[Key] | None = None) -> tuple[Model, dict[Key, NDArray[np.float64]]]:
+        """The original with what stands around its layers drawn into them, and the scales it gave them.
+
+        Args:
+            only: the layers whose surroundings may change; None for all. Others keep every byte.
+        """
+        proto, folder = self.original.proto, str(self.original.folder)
+        outputs = None if only is None else {output for path, output in only if not path}
+        folded = fold_batchnorm(proto, folder, outputs)
+        merged = merge_pads(folded.model, folder, only)
+        scales = {("", output): scale for output, scale in folded.scales.items()}
+        return self.original.with_proto(remove_unused(proto, merged)), scales
 
     def _analyse(self, model: Model) -> list[Layer | Skipped]:
         return analyse(model.proto, self._input_shapes, str(model.folder))

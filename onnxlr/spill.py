@@ -59,8 +59,10 @@ class Spill:
                 self._file.flush()
         except OSError as error:
             raise _no_room(self.folder, error) from error
-        refer(tensor, self._path, offset, length)
-        return tensor
+        # Another message, as protobuf frees the memory of a field no sooner than that of the message.
+        reference = TensorProto(data_type=tensor.data_type, dims=tensor.dims)
+        refer(reference, self._path, offset, length)
+        return reference
 
 
 def _no_room(folder: str | Path, error: OSError) -> UsageError:

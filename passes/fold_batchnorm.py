@@ -9,14 +9,16 @@ A BatchNormalization is folded where
 3. the weight is constant and read by this node only, also under the names that Identity nodes give it and
    as what it is computed from (a shared weight would be stored twice); the bias is constant or absent; a
    Gemm's must broadcast over rows;
-4. sizes agree, and the results are finite in the weight's type.
+4. sizes agree, and the results are finite in the weight's type;
+5. training_info refers to none of these constants.
 Everything else stays as it is, bodies of nodes and local functions too. Arithmetic is float64, the results
 have the weight's type.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -34,6 +36,7 @@ from passes.graph import (
     free_name,
     opset,
     scopes,
+    trained_names,
     value_names,
 )
 
@@ -56,16 +59,17 @@ class FoldedModel:
     scales: Mapping[str, Array]
 
 
-def fold_batchnorm(model: ModelProto, base_dir: str = "") -> FoldedModel:
+def fold_batchnorm(model: ModelProto, base_dir: str = "", only: Collection[str] | None = None) -> FoldedModel:
     """Fold every BatchNormalization that the module's rules allow.
 
     Args:
         model: left alone. Folded weights and biases are added under new names; the old ones stay for
             `remove_unused`.
         base_dir: the folder that locations of external data are relative to.
+        only: outputs of the BatchNormalizations to consider; None for all.
     """
     folding = _Folding(model, base_dir)
-    pairs = folding.find()
+    pairs = folding.find(only)
     if not pairs:
         return FoldedModel(model, {})
     result = ModelProto()
@@ -78,17 +82,19 @@ class _Folding:
     def __init__(self, model: ModelProto, base_dir: str) -> None:
         self._graph = model.graph
         self._constants = Constants(next(scopes(model)), base_dir)
-        self._reads = count_reads(model.graph)
+        self._trained = trained_names(model)
+        self._reads = count_reads(model.graph) + Counter(self._trained)
         self._taken = value_names(model)
         self._opset = opset(model)
 
-    def find(self) -> dict[int, int]:
+    def find(self, only: Collection[str] | None) -> dict[int, int]:
         """Position of each BatchNormalization to fold -> position of its Conv or Gemm."""
         producers = {name: i for i, node in enumerate(self._graph.node) for name in node.output}
         pairs = {}
         for i, node in enumerate(self._graph.node):
             position = producers.get(node.input[0], -1) if node.op_type == "BatchNormalization" else -1
-            if position < 0 or self._reads[node.input[0]] != 1:  # rule 2
+            is_wanted = only is None or node.output[0] in only
+            if position < 0 or not is_wanted or self._reads[node.input[0]] != 1:  # rule 2
                 continue
             source = self._graph.node[position]
             if self._can_vanish(node) and self._can_absorb(source) and self._agree(node, source):
@@ -125,8 +131,10 @@ class _Folding:
     def _float(self, name: str) -> Constant | None:
         """The constant, if the value is one of a floating-point type."""
         found = self._constants.find(name)
+        if found is None or found.name in self._trained:  # rule 5
+            return None
         try:
-            return found if found is not None and found.data_type in FLOATS else None
+            return found if found.data_type in FLOATS else None
         except ConstantError:
             return None
 

@@ -35,6 +35,7 @@ __all__ = [
     "reads_of",
     "scopes",
     "subgraphs",
+    "trained_names",
     "value_names",
 ]
 
@@ -170,6 +171,15 @@ def value_names(model: ModelProto) -> set[str]:
             names.update(tensor.values.name for tensor in scope.holder.sparse_initializer)
             declared = (*scope.holder.output, *scope.holder.value_info)
             names.update(value.name for value in declared)
+    return names
+
+
+def trained_names(model: ModelProto) -> set[str]:
+    """Names that training_info refers to: what they stand for has to stay as it is."""
+    names: set[str] = set()
+    for info in model.training_info:
+        names.update(count_reads(info.initialization), count_reads(info.algorithm))
+        names.update(binding.key for binding in (*info.initialization_binding, *info.update_binding))
     return names
 
 

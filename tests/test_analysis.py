@@ -109,8 +109,8 @@ CONV = helper.make_node("Conv", ["x", "w"], ["y"])
 
 SKIPPED = {
     "weight is an input": (_node("Conv", ["x", "v"]), "weight not constant (an input of the main graph)"),
-    "weight is dequantized": (_dequantized(), "quantized: factorize before quantizing"),
-    "weight is dequantized and turned": (_dequantized_and_turned(), "quantized: factorize before quantizing"),
+    "weight is dequantized": (_dequantized(), "quantized; factorize before quantizing"),
+    "weight is dequantized and turned": (_dequantized_and_turned(), "quantized; factorize before quantizing"),
     "weight is stored sparse": (_stored_sparse(), "weight not constant (stored sparse)"),
     "weight is the argument of a function": (
         _in_a_function(CONV, ["x", "w"]),
@@ -126,12 +126,12 @@ SKIPPED = {
         "weight not constant (an input of the main graph)",
     ),
     "attention": (_attention(), "both operands are computed"),
-    "recurrent": (_recurrent(), "recurrent: its matrices lie inside one node"),
-    "Einsum": (_node("Einsum", ["x", "w"], equation="nchw,mcij->nmhw"), "Einsum: write it as MatMul"),
+    "recurrent": (_recurrent(), "recurrent; its matrices lie inside one node"),
+    "Einsum": (_node("Einsum", ["x", "w"], equation="nchw,mcij->nmhw"), "Einsum; write it as MatMul"),
     "FusedConv": (_of_domain("FusedConv", "com.microsoft"), "fused by ONNX Runtime"),
     "FusedMatMul": (_of_domain("FusedMatMul", "com.microsoft"), "fused by ONNX Runtime"),
-    "QLinearConv": (_of_domain("QLinearConv", ""), "quantized: factorize before quantizing"),
-    "ConvInteger": (_of_domain("ConvInteger", ""), "quantized: factorize before quantizing"),
+    "QLinearConv": (_of_domain("QLinearConv", ""), "quantized; factorize before quantizing"),
+    "ConvInteger": (_of_domain("ConvInteger", ""), "quantized; factorize before quantizing"),
     "Conv of another domain": (_of_domain("Conv", "test"), "operator of domain test"),
     "several matrices by a vector": (
         matmul_model(["x", "w"], [4], weight(2, 4, 4)),

@@ -205,6 +205,25 @@ def test_what_no_pass_touched_is_byte_identical() -> None:
     assert list(result.graph.output) == list(model.graph.output)
 
 
+def test_batchnorms_and_pads_of_layers_that_stay_keep_every_byte() -> None:
+    model = network()
+    pads = onnx.numpy_helper.from_array(np.array([0, 0, 1, 1] * 2), "pads")
+    model.graph.initializer.append(pads)
+    model.graph.node[0].input[0] = "padded"
+    model.graph.node.insert(0, helper.make_node("Pad", ["x", "pads"], ["padded"], "pad"))
+    stays = onnxlr.optimize(model, energy=0.9, gate="none", exclude="conv1", checks=None).model
+    assert [n.SerializeToString() for n in stays.graph.node[:3]] == [
+        n.SerializeToString() for n in model.graph.node[:3]
+    ]
+    goes = onnxlr.optimize(model, energy=1.0, gate="none", include="conv1", checks=None)
+    assert not {"Pad", "BatchNormalization"} & {n.op_type for n in goes.model.graph.node}
+    assert not {"pads", "w1", "g", "b", "m", "v"} & initializers(goes.model).keys()
+    (layer,) = goes.plan.layers
+    assert layer.name == "conv1"
+    for expected, actual in zip(run(model, **FEED), run(goes.model, **FEED), strict=True):
+        assert relative_error(expected, actual) < 1e-5
+
+
 def test_external_data(tmp_path: Path) -> None:
     path, out = tmp_path / "m.onnx", tmp_path / "out" / "o.onnx"
     out.parent.mkdir()

@@ -241,7 +241,6 @@ def test_a_weight_that_training_needs_stays(change: Callable[[ModelProto], Any])
     assert "w" in {tensor.name for tensor in result.graph.initializer}
 
 
-@pytest.mark.xfail(strict=True, reason="fold_batchnorm does not ask training_info what it updates")
 @pytest.mark.parametrize("name", ["w", "b", "bn_scale", "bn_mean"])
 def test_what_training_needs_is_not_folded(name: str) -> None:
     model = conv_bn_model(weight(8, 4, 3, 3))
