@@ -3,7 +3,7 @@
     cost = Σ MACs of a Conv of the chain / its speed  /  (MACs of the layer / its speed)  /  efficiency
 
 The efficiency is a constant of each scheme. The speed is that of a grouped Conv by an ungrouped one's, MAC by
-MAC: it falls with the channels a group has, as the blocks that ONNX Runtime computes are not filled.
+MAC: it falls with the output channels of a group, as the blocks that ONNX Runtime computes are not filled.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Float = NDArray[np.float64]
 
 _CHANNELS = (1, 2, 4, 8, 16, 32)
 _SPEEDS = (0.05, 0.09, 0.18, 0.45, 0.75, 1.0)
-"""Speed by the channels of a group, in or out, whichever are fewer; 1 from 32 on."""
+"""Speed by the output channels of a group; 1 from 32 on."""
 
 _DEPTHWISE_SPEED = 0.11  # has a kernel of its own
 
@@ -36,30 +36,30 @@ def chain_costs(layer: Layer, scheme: Scheme, ranks: Sequence[Rank]) -> tuple[Fl
     """
 
     def measure(rank: Rank) -> Float:
-        """`(3, links)`: MACs of each Conv, its input and its output channels a group."""
         return _measures(scheme.chain(layer.conv, rank), layer.spatial)
 
-    macs, inputs, outputs = np.moveaxis(_interpolate(measure, scheme.max_rank(layer.conv), ranks), 1, 0)
-    groups = np.array([link.group for link in scheme.chain(layer.conv, ranks[0])])
-    own, in_group, out_group = _measures((layer.conv,), layer.spatial)
-    before = np.maximum(own, 1.0) / _speed(np.array([layer.conv.group]), in_group, out_group)
-    after = macs / _speed(groups, inputs, outputs)
+    groups = [link.group for link in scheme.chain(layer.conv, ranks[0])]
+    macs, *channels = np.moveaxis(_interpolate(measure, scheme.max_rank(layer.conv), ranks), 1, 0)
+    own, *own_channels = _measures((layer.conv,), layer.spatial)
+    is_dense = not layer.conv.kernel_shape  # a batch of MatMuls is as fast as one
+    before = np.maximum(own, 1.0) / (1.0 if is_dense else _speed([layer.conv.group], *own_channels))
+    after = macs / (1.0 if is_dense else _speed(groups, *channels))
     cost = after.sum(axis=1) / before / scheme.efficiency(layer.conv)
     return macs.sum(axis=1) / np.maximum(own, 1.0), cost
 
 
 def _measures(chain: Sequence[ConvSpec], spatial: Spatial | None) -> Float:
+    """`(3, links)`: MACs of each Conv, input and output channels of its groups."""
     inputs = [link.weight_shape[1] for link in chain]
     outputs = [link.out_channels // link.group for link in chain]
     return np.array([link_macs(chain, spatial), inputs, outputs], np.float64)
 
 
-def _speed(groups: NDArray[np.int64], inputs: Float, outputs: Float) -> Float:
-    """Speed of each Conv by the channels of its groups; a batch of Gemms is no slower than one."""
-    fewer = np.minimum(inputs, outputs)
-    speed = np.interp(np.log2(fewer), np.log2(_CHANNELS), _SPEEDS)
+def _speed(groups: Sequence[int], inputs: Float, outputs: Float) -> Float:
+    """Speed of each Conv by the channels of its groups."""
+    speed = np.interp(np.log2(outputs), np.log2(_CHANNELS), _SPEEDS)
     speed = np.where(np.maximum(inputs, outputs) == 1, _DEPTHWISE_SPEED, speed)
-    return np.where(groups == 1, 1.0, speed)
+    return np.where(np.array(groups) == 1, 1.0, speed)
 
 
 def _interpolate(measure: Callable[[Rank], Float], full: Rank, ranks: Sequence[Rank]) -> Float:

@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,12 @@ class Model:
 
     @property
     def is_too_large(self) -> bool:
-        """Whether protobuf cannot write down what is in memory."""
-        return _serialized_size(self.proto) > PROTOBUF_LIMIT
+        """Whether protobuf cannot write down what is in memory.
+
+        To ask protobuf takes as long as writing; 16 bytes a number is more than any type takes.
+        """
+        numbers = sum(prod(tensor.dims) for tensor in all_tensors(self.proto) if not is_external(tensor))
+        return 16 * numbers > PROTOBUF_LIMIT and _serialized_size(self.proto) > PROTOBUF_LIMIT
 
 
 def load(source: str | os.PathLike[str] | ModelProto | Model) -> Model:
@@ -118,15 +123,28 @@ def read_tensor(model: Model, tensor: TensorProto) -> NDArray[Any]:
 
 def model_hash(model: Model) -> str:
     """`sha256:<hex>` over the model's file (in memory: what would be its file) and its external data."""
-    if model.file is None:
-        digest = hashlib.sha256(model.proto.SerializeToString(deterministic=True))
-    else:
+    digest = hashlib.sha256()
+    if model.file is not None:
         with model.file.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256")
+    elif model.is_too_large:
+        _hash_in_parts(model.proto, digest)
+    else:
+        digest.update(model.proto.SerializeToString(deterministic=True))
     for tensor in filter(is_external, all_tensors(model.proto)):
         for block in ExternalData(tensor).blocks(model.folder):
             digest.update(block)
     return f"sha256:{digest.hexdigest()}"
+
+
+def _hash_in_parts(proto: ModelProto, digest: hashlib._Hash) -> None:
+    """Hash a model that protobuf cannot write: the weights, and then the model without them."""
+    bare = ModelProto()
+    bare.CopyFrom(proto)
+    for tensor in all_tensors(bare):
+        digest.update(tensor.raw_data)
+        tensor.ClearField("raw_data")
+    digest.update(bare.SerializeToString(deterministic=True))
 
 
 def _check_external_data(model: Model) -> None:

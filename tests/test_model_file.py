@@ -10,10 +10,11 @@ import onnx
 import pytest
 from onnx import ModelProto
 
+from onnxlr import model_file
 from onnxlr.errors import ModelError
 from onnxlr.external_data import is_spilled
 from onnxlr.model_file import Model, load, model_hash, read_tensor
-from tests.builders import gemm, initializers, one_line, stored_outside, weight
+from tests.builders import W, gemm, initializers, one_line, stored_outside, weight
 
 GARBAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (lambda _: None, "no such file"),
@@ -67,6 +68,17 @@ def test_hash(tmp_path: Path) -> None:
     other = gemm()
     other.metadata_props.add(key="k", value="v")
     assert model_hash(Model(other)) != model_hash(Model(gemm()))
+
+
+def test_hash_of_a_model_that_is_too_large_for_protobuf(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = model_hash(Model(gemm()))
+    monkeypatch.setattr(model_file, "PROTOBUF_LIMIT", 2000)
+    parts = model_hash(Model(gemm()))
+    assert whole != parts == model_hash(Model(gemm()))
+    for field, value in {"raw_data": (W + 1).tobytes(), "name": "v"}.items():
+        other = gemm()
+        setattr(other.graph.initializer[0], field, value)
+        assert model_hash(Model(other)) != parts
 
 
 @pytest.mark.parametrize("position", [0, 4799, 4800, 4919])

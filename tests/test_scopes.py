@@ -43,7 +43,7 @@ def branches(then_branch: GraphProto, else_branch: GraphProto, y: str = "y") -> 
     return node("If", ["flag"], [y], "if", then_branch=then_branch, else_branch=else_branch)
 
 
-def main(nodes: Sequence[NodeProto], stored: Mapping[str, Array] | None = None, **options: Any) -> ModelProto:
+def main(nodes: Sequence[NodeProto], stored: Mapping[str, Array] | None = None) -> ModelProto:
     made = make_model(nodes, {"x": [1, 8, 7, 7]}, ["y"], {"flag": np.array(True), **(stored or {})})
     made.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8, 7, 7]))
     return made

@@ -67,6 +67,20 @@ def test_many_threads() -> None:
         assert np.array_equal(read_tensor(model, tensor), array)
 
 
+def test_no_array_stays_in_memory() -> None:
+    """Nor its bytes in a message of protobuf."""
+    program = """
+import resource, numpy, onnxlr.spill
+place = onnxlr.spill.Spill()
+tensors = [place.store(numpy.ones(2**18)) for _ in range(10)]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+tensors += [place.store(numpy.ones(2**18)) for _ in range(100)]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 20 * 1024  # KiB, of 200 MiB
+
+
 def location(tensor: TensorProto) -> Path:
     return Path(ExternalData(tensor).location)
 

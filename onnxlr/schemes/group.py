@@ -40,7 +40,7 @@ class Group(Scheme):
         self._groups = groups
 
     def efficiency(self, conv: ConvSpec) -> float:
-        return 0.75 if conv.is_pointwise else 0.90
+        return 0.80 if conv.is_pointwise else 0.90
 
     def refuses(self, conv: ConvSpec) -> str | None:
         if conv.group > 1:
