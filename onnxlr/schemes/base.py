@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlr.conv import ConvSpec
-from onnxlr.linalg import GramFactorization
+from onnxlr.linalg import GramFactorization, Hosvd
 
-__all__ = ["Decomposition", "Factors", "PairDecomposition", "Rank", "Scheme", "Weight"]
+__all__ = ["Decomposition", "Factors", "HosvdDecomposition", "PairDecomposition", "Rank", "Scheme", "Weight"]
 
 Rank = tuple[int, ...]
 """One entry a rank that can be chosen: (r,) for a pair, (r1, r2) for Tucker-2. In groups: of each group."""
@@ -122,6 +122,41 @@ class PairDecomposition(ABC):
     @abstractmethod
     def fold(self, left: NDArray[np.float64], right: NDArray[np.float64]) -> Factors:
         """The matrix factors `(rows, r)` and `(r, columns)` as the weights of the two Convs."""
+
+
+class HosvdDecomposition(ABC):
+    """Three factors from the truncated HOSVD of the weight as a tensor, over its first two modes.
+
+    Subclasses say how the weight becomes that tensor and how the tensor's factors fold back.
+    """
+
+    def __init__(self, conv: ConvSpec, weight: Weight) -> None:
+        self.conv = conv
+        self._tensor = Hosvd(self.unfold(weight))
+
+    @property
+    def residuals(self) -> NDArray[np.float64]:
+        """See `Decomposition`; exact."""
+        return self._tensor.residuals
+
+    @property
+    def nbytes(self) -> int:
+        """See `Decomposition`."""
+        return self._tensor.nbytes
+
+    def factors(self, weight: Weight, rank: Rank) -> Factors:
+        """See `Decomposition`."""
+        return self.fold(*self._tensor.factors(self.unfold(weight), *rank))
+
+    @abstractmethod
+    def unfold(self, weight: Weight) -> Weight:
+        """The weight as a tensor whose second mode meets the chain's input, and the first its output."""
+
+    @abstractmethod
+    def fold(
+        self, head: NDArray[np.float64], core: NDArray[np.float64], tail: NDArray[np.float64]
+    ) -> Factors:
+        """Second mode's basis `(·, r1)`, core `(r2, r1, ...)`, first mode's basis `(·, r2)` as weights."""
 
 
 class _GroupedDecomposition:

@@ -6,8 +6,8 @@ kernel has size 1 goes with the first Conv.
 1. Two axes. The optimum of ‖W − Ŵ‖_F over all pairs in one order of the axes is the truncated SVD of the
    unfolding (C·kH) × (M·kW); Theorem 1 of the paper.
 2. Three axes. The chain kD×1×1, 1×kH×1, 1×1×kW has two ranks (r1, r2), the channels between its Convs. It is
-   the truncated HOSVD of W as a (C·kD) × kH × (M·kW) tensor over its outer modes, with the bound that `Hosvd`
-   states: not the optimum at its ranks, which has no closed form. Both ranks are chosen like any other's: of
+   the truncated HOSVD of W as a (C·kD) × kH × (M·kW) tensor over its outer modes, with the bound that
+   `onnxlr.linalg.Hosvd` states: not the optimum at its ranks, which has no closed form. Both ranks are chosen like any other's: of
    all pairs that meet the error, the cheapest.
 3. Depthwise. Each channel has a k×1 and a 1×k window of its own, and r of such pairs.
 
@@ -24,8 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlr.conv import ConvSpec, chain_macs
-from onnxlr.linalg import Hosvd
-from onnxlr.schemes.base import Decomposition, Factors, PairDecomposition, Rank, Scheme, Weight
+from onnxlr.schemes.base import (
+    Decomposition,
+    Factors,
+    HosvdDecomposition,
+    PairDecomposition,
+    Rank,
+    Scheme,
+    Weight,
+)
 
 __all__ = ["Spatial", "axis_order"]
 
@@ -97,35 +104,20 @@ class _Pair(PairDecomposition):
         return _head(self.conv, left, first), _tail(self.conv, right.T, last)
 
 
-class _Triple:
+class _Triple(HosvdDecomposition):
     """Case 2: the weight as a tensor `(M · k of the last axis, C · k of the first, k of the middle)`."""
 
-    def __init__(self, conv: ConvSpec, weight: Weight) -> None:
-        self._conv = conv
-        self._tensor = Hosvd(self._unfold(weight))
-
-    @property
-    def residuals(self) -> NDArray[np.float64]:
-        return self._tensor.residuals
-
-    @property
-    def nbytes(self) -> int:
-        return self._tensor.nbytes
-
-    def factors(self, weight: Weight, rank: Rank) -> Factors:
-        first, middle, last = axis_order(self._conv)
-        head, core, tail = self._tensor.factors(self._unfold(weight), *rank)
-        return (
-            _head(self._conv, head, first),
-            _along(self._conv, core, middle),
-            _tail(self._conv, tail, last),
-        )
-
-    def _unfold(self, weight: Weight) -> Weight:
-        ordered = _in_order(self._conv, weight)  # C, k of the first axis, k of the middle, M, k of the last
+    def unfold(self, weight: Weight) -> Weight:
+        ordered = _in_order(self.conv, weight)  # C, k of the first axis, k of the middle, M, k of the last
         channels, first, middle, out_channels, last = ordered.shape
         tensor = ordered.transpose(3, 4, 0, 1, 2)
         return tensor.reshape(out_channels * last, channels * first, middle)
+
+    def fold(
+        self, head: NDArray[np.float64], core: NDArray[np.float64], tail: NDArray[np.float64]
+    ) -> Factors:
+        first, middle, last = axis_order(self.conv)
+        return _head(self.conv, head, first), _along(self.conv, core, middle), _tail(self.conv, tail, last)
 
 
 def _in_order(conv: ConvSpec, weight: Weight) -> Weight:

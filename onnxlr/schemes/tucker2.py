@@ -1,7 +1,7 @@
 """`tucker2`: a 1×1 Conv to r1 channels, the k×k core to r2 channels, a 1×1 Conv to the M output channels.
 
 Truncated HOSVD over the two channel modes (Kim et al., arXiv 1511.06530; the format that ELRT trains), with
-the bound that `Hosvd` states: not the optimum at its ranks, which has no closed form.
+the bound that `onnxlr.linalg.Hosvd` states: not the optimum at its ranks, which has no closed form.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlr.conv import ConvSpec
-from onnxlr.linalg import Hosvd
-from onnxlr.schemes.base import Decomposition, Factors, Rank, Scheme, Weight
+from onnxlr.schemes.base import Decomposition, Factors, HosvdDecomposition, Rank, Scheme, Weight
 from onnxlr.schemes.channel_out import refuse_one_channel
 
 __all__ = ["Tucker2"]
@@ -46,25 +45,18 @@ class Tucker2(Scheme):
         )
 
     def _decompose(self, conv: ConvSpec, weight: Weight) -> Decomposition:
-        return _Decomposition(weight)
+        return _Decomposition(conv, weight)
 
 
-class _Decomposition:
-    def __init__(self, weight: Weight) -> None:
-        self._tensor = Hosvd(weight)
+class _Decomposition(HosvdDecomposition):
+    def unfold(self, weight: Weight) -> Weight:
+        return weight  # M, C, kH, kW
 
-    @property
-    def residuals(self) -> NDArray[np.float64]:
-        return self._tensor.residuals
-
-    @property
-    def nbytes(self) -> int:
-        return self._tensor.nbytes
-
-    def factors(self, weight: Weight, rank: Rank) -> Factors:
-        in_basis, core, out_basis = self._tensor.factors(weight, *rank)
-        ones = (1,) * (weight.ndim - 2)
-        return in_basis.T.reshape(*in_basis.T.shape, *ones), core, out_basis.reshape(*out_basis.shape, *ones)
+    def fold(
+        self, head: NDArray[np.float64], core: NDArray[np.float64], tail: NDArray[np.float64]
+    ) -> Factors:
+        ones = (1,) * len(self.conv.kernel_shape)
+        return head.T.reshape(*head.T.shape, *ones), core, tail.reshape(*tail.shape, *ones)
 
 
 schemes = (Tucker2(),)
