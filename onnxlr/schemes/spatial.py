@@ -7,8 +7,8 @@ kernel has size 1 goes with the first Conv.
    unfolding (C·kH) × (M·kW); Theorem 1 of the paper.
 2. Three axes. The chain kD×1×1, 1×kH×1, 1×1×kW has two ranks (r1, r2), the channels between its Convs. It is
    the truncated HOSVD of W as a (C·kD) × kH × (M·kW) tensor over its outer modes, with the bound that
-   `onnxlr.linalg.Hosvd` states: not the optimum at its ranks, which has no closed form. Both ranks are chosen like any other's: of
-   all pairs that meet the error, the cheapest.
+   `onnxlr.linalg.Hosvd` states: not the optimum at its ranks, which has no closed form. Both ranks are
+   chosen like any other's: of all pairs that meet the error, the cheapest.
 3. Depthwise. Each channel has a k×1 and a 1×k window of its own, and r of such pairs.
 
 Another order of the axes is another function class. It is chosen by cost alone: the natural order unless
