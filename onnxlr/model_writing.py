@@ -27,7 +27,7 @@ from onnxlr.external_data import (
 from onnxlr.model_file import Model
 from onnxlr.spill import Spill
 from onnxlr.staging import flush
-from passes.graph import all_tensors
+from passes.graph import all_tensors, loaded_tensors
 
 __all__ = ["check", "gathered", "write_model"]
 
@@ -39,8 +39,8 @@ def write_model(model: Model, folder: Path, name: str, data_name: str | None) ->
         model: its external data are copied.
         folder: where to.
         name: of the model's file.
-        data_name: of the file for tensors above 1 KiB and all that are external; None puts everything into
-            the model's file. There is no such file if no tensor goes there.
+        data_name: of the file for tensors above 1 KiB, where `onnx.load` looks for them, and all that are
+            external; None puts everything into the model's file. No tensor there, no such file.
 
     Returns:
         What the model's file holds.
@@ -55,7 +55,9 @@ def write_model(model: Model, folder: Path, name: str, data_name: str | None) ->
             take_in(tensor, model.folder)
     else:
         with (folder / data_name).open("wb") as data:
-            moved = [_move_out(tensor, model.folder, data, data_name) for tensor in all_tensors(proto)]
+            movable = {id(tensor): tensor for tensor in loaded_tensors(proto)}
+            movable |= {id(tensor): tensor for tensor in filter(is_external, all_tensors(proto))}
+            moved = [_move_out(tensor, model.folder, data, data_name) for tensor in movable.values()]
             flush(data)
         if not any(moved):
             (folder / data_name).unlink()

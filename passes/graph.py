@@ -31,6 +31,7 @@ __all__ = [
     "count_reads",
     "drop",
     "free_name",
+    "loaded_tensors",
     "opset",
     "reads_of",
     "scopes",
@@ -139,6 +140,21 @@ def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
     for training in model.training_info:
         yield from _graph_tensors(training.initialization)
         yield from _graph_tensors(training.algorithm)
+
+
+def loaded_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Tensors whose external data `onnx.load` brings back: initializers and attributes.
+
+    It leaves out sparse initializers, training_info, and initializers in bodies within functions.
+    """
+    for scope in scopes(model):
+        if not scope.path.startswith("function"):
+            yield from scope.initializers
+            for node in scope.holder.node:
+                for attribute in node.attribute:
+                    if attribute.HasField("t"):
+                        yield attribute.t
+                    yield from attribute.tensors
 
 
 def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:

@@ -191,27 +191,22 @@ def mystery(model: ModelProto, name: str) -> Any:
     return attribute(named(model.graph.node, "mystery"), name)
 
 
-NOT_LOADED = pytest.mark.xfail(
-    strict=True, reason="save moves it to the data file, from where onnx.load does not bring it back"
-)
-LARGE: dict[str, tuple[Callable[[ModelProto], TensorProto], Any]] = {
-    "an initializer": (lambda m: named(m.graph.initializer, "raw_FLOAT"), ()),
-    "a body's initializer": (lambda m: mystery(m, "g").g.initializer[0], ()),
-    "an attribute": (lambda m: mystery(m, "t").t, ()),
-    "an attribute of several": (lambda m: mystery(m, "tensors").tensors[1], ()),
-    "a sparse attribute": (lambda m: mystery(m, "sparse_tensor").sparse_tensor.values, ()),
-    "a function's constant": (lambda m: m.functions[0].node[0].attribute[0].t, ()),
-    "sparse values": (lambda m: m.graph.sparse_initializer[0].values, NOT_LOADED),
-    "sparse indices": (lambda m: m.graph.sparse_initializer[0].indices, NOT_LOADED),
-    "a body's sparse values": (lambda m: mystery(m, "g").g.sparse_initializer[0].values, NOT_LOADED),
-    "an initializer of a function's body": (in_function_body, NOT_LOADED),
-    "an initializer of training": (lambda m: m.training_info[0].initialization.initializer[0], NOT_LOADED),
+LARGE: dict[str, Callable[[ModelProto], TensorProto]] = {
+    "an initializer": lambda m: named(m.graph.initializer, "raw_FLOAT"),
+    "a body's initializer": lambda m: mystery(m, "g").g.initializer[0],
+    "an attribute": lambda m: mystery(m, "t").t,
+    "an attribute of several": lambda m: mystery(m, "tensors").tensors[1],
+    "a sparse attribute": lambda m: mystery(m, "sparse_tensor").sparse_tensor.values,
+    "a function's constant": lambda m: m.functions[0].node[0].attribute[0].t,
+    "sparse values": lambda m: m.graph.sparse_initializer[0].values,
+    "sparse indices": lambda m: m.graph.sparse_initializer[0].indices,
+    "a body's sparse values": lambda m: mystery(m, "g").g.sparse_initializer[0].values,
+    "an initializer of a function's body": in_function_body,
+    "an initializer of training": lambda m: m.training_info[0].initialization.initializer[0],
 }
 
 
-@pytest.mark.parametrize(
-    "find", [pytest.param(find, marks=marks, id=name) for name, (find, marks) in LARGE.items()]
-)
+@pytest.mark.parametrize("find", LARGE.values(), ids=LARGE.keys())
 def test_large_tensors_beside_external_data(
     tmp_path: Path, find: Callable[[ModelProto], TensorProto]
 ) -> None:
