@@ -3,6 +3,6 @@
 import subprocess
 import sys
 
-for name in ("optimize_time", "speedup"):
+for name in ("coverage", "onnx_suites", "optimize_time", "speedup", "groups", "large_model"):
     print(f"\n## {name}\n", flush=True)
     subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)  # noqa: S603 - our own programs
