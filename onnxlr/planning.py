@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -154,14 +155,15 @@ def gram_work(layer: Layer) -> float:
     return float(rows * columns * min(rows, columns))
 
 
-def aligned_ranks(max_rank: Rank, align: int) -> list[Rank]:
+@lru_cache(maxsize=256)  # layers of equal shape share them: there may be thousands for Tucker-2
+def aligned_ranks(max_rank: Rank, align: int) -> tuple[Rank, ...]:
     """Every rank whose entries are multiples of `align` or full.
 
     >>> aligned_ranks((27,), 8)
-    [(8,), (16,), (24,), (27,)]
+    ((8,), (16,), (24,), (27,))
     """
     axes = [[*range(align, full, align), full] for full in max_rank]
-    return list(product(*axes))
+    return tuple(product(*axes))
 
 
 class _Offer:
