@@ -124,7 +124,7 @@ def build(folder: Path, gigabytes: str, layers: str) -> dict[str, Any]:
 
 
 def _shuffled(rng: np.random.Generator, base: Array) -> Array:
-    """Another weight of this spectrum, scaled so that values stay in range along the chain (0.4 was measured)."""
+    """Another weight of this spectrum; by 0.4, as measured, values stay in range along the chain."""
     order = [rng.permutation(size) for size in base.shape[:2]]
     scale = np.float32(np.sqrt(0.4 / np.prod(base.shape[1:])))
     shuffled: Array = base[np.ix_(*order)] * scale

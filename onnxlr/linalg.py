@@ -124,7 +124,8 @@ def _wide(matrix: Matrix) -> Matrix:
 
 def _gram(matrix: Matrix) -> Float:
     """A Aᵀ in float64 for a wide matrix, block by block: only one block is ever converted."""
-    gram, part = np.zeros((2, len(matrix), len(matrix)))
+    gram = np.zeros((len(matrix), len(matrix)))
+    part = np.empty_like(gram)  # an array of its own: the Gram matrix is kept, this is not
     for _, block in _float64_blocks(matrix):
         gram += np.matmul(block, block.T, out=part)
     return gram
