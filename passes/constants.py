@@ -11,6 +11,7 @@ Nothing is computed until it is read, and nothing is changed in the model.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache, cached_property
@@ -82,7 +83,12 @@ class Constant:
             ConstantError: the expression that computes it is not valid.
         """
         if self.tensor is not None:
-            return numpy_helper.to_array(self.tensor, self._constants.folder)
+            tensor = self.tensor
+            if (
+                tensor.data_location == TensorProto.EXTERNAL
+            ):  # some releases of onnx keep what they read in it
+                tensor = copy.copy(tensor)
+            return numpy_helper.to_array(tensor, self._constants.folder)
         done: dict[Constant, NDArray[Any]] = {}
         for source in sorted(self._sources(lambda _: True), key=lambda source: source.order):
             done[source] = source._compute(done)
