@@ -281,3 +281,34 @@ def test_sizes_of_symbolic_inputs_reach_planning_and_validation() -> None:
     assert unknown.totals.macs.before is None
     assert unknown.validation is not None
     assert "size assumed: x as 8×16×224×224" in unknown.validation.inputs
+
+
+def with_custom_operator() -> ModelProto:
+    model = conv_model(weight(16, 16, 3, 3))
+    model.opset_import.append(helper.make_opsetid("acme", 1))
+    model.graph.node[0].output[0] = "h"
+    model.graph.node.append(helper.make_node("Sharpen", ["h"], ["y"], domain="acme"))
+    return model
+
+
+def test_a_model_that_cannot_be_run_is_optimized_and_says_so() -> None:
+    result = onnxlr.optimize(with_custom_operator(), energy=0.5, gate="none", checks=QUICK)
+    assert [layer.name for layer in result.plan.layers] == ["conv"]
+    assert (result.report.validation, result.report.latency) == (None, None)
+    (note,) = result.report.notes
+    assert note.startswith("not validated: ONNX Runtime has no operators acme:Sharpen")
+
+
+@pytest.mark.parametrize(
+    "run_it",
+    [
+        lambda model: onnxlr.optimize(
+            model, checks=dataclasses.replace(QUICK, limits=onnxlr.Limits(max_rel_l2=0.1))
+        ),
+        lambda model: onnxlr.validate(model, model, QUICK),
+    ],
+    ids=["limits", "validate"],
+)
+def test_what_only_a_run_can_tell_is_then_an_error(run_it: Any) -> None:
+    with pytest.raises(onnxlr.ModelError, match="ONNX Runtime"):
+        run_it(with_custom_operator())
