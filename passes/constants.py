@@ -84,10 +84,8 @@ class Constant:
         """
         if self.tensor is not None:
             tensor = self.tensor
-            if (
-                tensor.data_location == TensorProto.EXTERNAL
-            ):  # some releases of onnx keep what they read in it
-                tensor = copy.copy(tensor)
+            if tensor.data_location == TensorProto.EXTERNAL:
+                tensor = copy.copy(tensor)  # some releases of onnx keep in it what they read
             return numpy_helper.to_array(tensor, self._constants.folder)
         done: dict[Constant, NDArray[Any]] = {}
         for source in sorted(self._sources(lambda _: True), key=lambda source: source.order):

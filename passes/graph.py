@@ -151,10 +151,7 @@ def loaded_tensors(model: ModelProto) -> Iterator[TensorProto]:
         if not scope.path.startswith("function"):
             yield from scope.initializers
             for node in scope.holder.node:
-                for attribute in node.attribute:
-                    if attribute.HasField("t"):
-                        yield attribute.t
-                    yield from attribute.tensors
+                yield from _attribute_tensors(node)
 
 
 def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
@@ -167,12 +164,16 @@ def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
 
 def _node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
     for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
+        yield from _attribute_tensors(node)
         for body in subgraphs(node):
             yield from _graph_tensors(body)
+
+
+def _attribute_tensors(node: NodeProto) -> Iterator[TensorProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
 
 
 def value_names(model: ModelProto) -> set[str]:
