@@ -17,7 +17,7 @@ import models
 import onnxlr
 from benchmarks.results import print_rows, write_results
 from onnxlr.schemes import all_schemes
-from onnxlr.selectors import Candidate, Choice, Refusal
+from onnxlr.selectors import Candidate, Choice, Judges, LayerOptions, ModelSize, Refusal
 
 
 class UniformSelector:
@@ -30,17 +30,19 @@ class UniformSelector:
 
     name = "uniform-macs"
     help = "Fraction of every layer's MACs."
+    takes_value = True
+    judges: Judges = "weights"
 
     def __init__(self, value: float, scheme: str) -> None:
         self.value = value
         self._scheme = scheme
 
-    def __call__(self, candidates: Sequence[Candidate]) -> Mapping[str, Choice | Refusal]:
+    def __call__(self, options: Sequence[LayerOptions], model: ModelSize) -> Mapping[str, Choice | Refusal]:  # noqa: ARG002 - no budget
         """See `onnxlr.selectors.RankSelector`."""
-        preferred = sorted(candidates, key=lambda candidate: candidate.scheme == self._scheme)
-        return {
-            layer: self._select(candidate) for layer, candidate in {c.layer: c for c in preferred}.items()
-        }
+        return {layer.layer: self._select(self._preferred(layer)) for layer in options}
+
+    def _preferred(self, options: LayerOptions) -> Candidate:
+        return sorted(options.candidates, key=lambda candidate: candidate.scheme == self._scheme)[-1]
 
     def _select(self, candidate: Candidate) -> Choice | Refusal:
         allowed = candidate.macs <= self.value

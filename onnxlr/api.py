@@ -9,6 +9,7 @@ from pathlib import Path
 
 from onnx import ModelProto
 
+from onnxlr.calibration_data import Calibration
 from onnxlr.checking import CheckResult, Checks, run_checks
 from onnxlr.errors import ModelError, UsageError
 from onnxlr.inspection import Inspection
@@ -87,6 +88,9 @@ def plan(
     source: Source,
     *,
     energy: float | None = None,
+    target_macs: float | None = None,
+    target_params: float | None = None,
+    evbmf: bool = False,
     selector: RankSelector | None = None,
     schemes: Sequence[str] = (),
     include: str | None = None,
@@ -94,6 +98,7 @@ def plan(
     align: int = 8,
     gate: str = "macs",
     input_shapes: InputShapes | None = None,
+    calibration: Calibration | str | None = None,
     workers: int | None = None,
     progress: Progress = no_progress,
 ) -> Plan:
@@ -101,8 +106,11 @@ def plan(
 
     Args:
         source: a path, or a model in memory.
-        energy: fraction of every weight's ‖W‖² to keep, 0 < energy ≤ 1; 0.95 unless `selector` is given.
-        selector: another rule to choose ranks by.
+        energy: fraction of every weight's ‖W‖² to keep, 0 < energy ≤ 1; 0.95 unless another rule is given.
+        target_macs: fraction of the model's MACs to keep at most, at the least sum of errors.
+        target_params: the same of the model's parameters.
+        evbmf: whether to keep what Bayesian matrix factorization finds to be more than noise.
+        selector: another rule to choose ranks by. At most one of these five is given.
         schemes: names of the schemes that compete; all of them by default.
         include: regular expression; only layers whose name it finds (`re.search`) are considered.
         exclude: regular expression; layers whose name it finds are left alone.
@@ -111,28 +119,43 @@ def plan(
         gate: `macs` leaves a layer alone whose chain is not predicted to be cheaper, `none` replaces
             whatever a scheme accepts.
         input_shapes: shapes by input name, for symbolic dimensions.
+        calibration: inputs to judge layers by what they do to the outputs; without them, errors are those
+            of the weights, and accuracy is not protected. A path stands for `Calibration(path)`.
         workers: number of cores to use; all that the process may use by default.
         progress: called with a stage, the steps done and all steps.
 
     Raises:
+        DataError: calibration data are missing, damaged, or do not fit the model.
         ModelError: the model cannot be read.
         UsageError: an option is out of range or contradicts another.
     """
-    rule = _find_selector(energy, selector)
+    rule = _find_selector(selector, energy, target_macs, target_params, evbmf)
     selection = Selection(rule, find_schemes(schemes), include, exclude, align, gate)
-    return _start(source, input_shapes, workers, progress).plan(selection)
+    return _start(source, input_shapes, workers, progress, calibration).plan(selection)
 
 
 def apply(
-    source: Source, plan: Plan, *, workers: int | None = None, progress: Progress = no_progress
+    source: Source,
+    plan: Plan,
+    *,
+    calibration: Calibration | str | None = None,
+    workers: int | None = None,
+    progress: Progress = no_progress,
 ) -> Result:
-    """Rewrite a model as a plan says; nothing is run.
+    """Rewrite a model as a plan says; the result is not run.
+
+    Args:
+        source: the model that the plan was made for.
+        plan: may have been edited.
+        calibration: inputs to fit factors on; without them, factors follow the weights alone. Other arguments
+            as in `plan`.
 
     Raises:
+        DataError: calibration data are missing, damaged, or do not fit the model.
         ModelError: the model cannot be read.
         PlanError: the plan is for another model, or asks for what cannot be done.
     """
-    job = _start(source, plan.settings.get("input_shapes"), workers, progress)
+    job = _start(source, plan.settings.get("input_shapes"), workers, progress, calibration)
     return _result(job, plan, None, progress)
 
 
@@ -140,6 +163,9 @@ def optimize(
     source: Source,
     *,
     energy: float | None = None,
+    target_macs: float | None = None,
+    target_params: float | None = None,
+    evbmf: bool = False,
     selector: RankSelector | None = None,
     schemes: Sequence[str] = (),
     include: str | None = None,
@@ -147,6 +173,7 @@ def optimize(
     align: int = 8,
     gate: str = "macs",
     input_shapes: InputShapes | None = None,
+    calibration: Calibration | str | None = None,
     checks: Checks | None = Checks(),
     workers: int | None = None,
     progress: Progress = no_progress,
@@ -154,8 +181,9 @@ def optimize(
     """Plan, rewrite, and hold the result against the original.
 
     Args:
-        checks: data, limits and device; None to run neither model. Whether the limits held is in
-            `result.report.validation.passed`. Other arguments and errors as in `plan`.
+        checks: data, limits and device; None to run neither model. Without data of their own they use those
+            of `calibration`. Whether the limits held is in `result.report.validation.passed`. Other arguments
+            and errors as in `plan`.
 
     Raises:
         DataError: data do not fit the model.
@@ -165,11 +193,11 @@ def optimize(
     >>> result = optimize("model.onnx", energy=0.9)  # doctest: +SKIP
     >>> result.save("smaller.onnx")  # doctest: +SKIP
     """
-    rule = _find_selector(energy, selector)
+    rule = _find_selector(selector, energy, target_macs, target_params, evbmf)
     selection = Selection(rule, find_schemes(schemes), include, exclude, align, gate)
-    job = _start(source, input_shapes, workers, progress)
-    if checks is not None and checks.input_shapes is None:
-        checks = replace(checks, input_shapes=input_shapes)
+    job = _start(source, input_shapes, workers, progress, calibration)
+    if checks is not None:
+        checks = _completed(checks, input_shapes, job.calibration)
     return _result(job, job.plan(selection), checks, progress)
 
 
@@ -189,17 +217,47 @@ def validate(
     return checked
 
 
-def _start(source: Source, input_shapes: InputShapes | None, workers: int | None, progress: Progress) -> Job:
-    return Job(load(source), input_shapes or {}, workers or available_cores(), progress)
+def _start(
+    source: Source,
+    input_shapes: InputShapes | None,
+    workers: int | None,
+    progress: Progress,
+    calibration: Calibration | str | None = None,
+) -> Job:
+    given = Calibration(calibration) if isinstance(calibration, str) else calibration
+    return Job(load(source), input_shapes or {}, workers or available_cores(), progress, given)
 
 
-def _find_selector(energy: float | None, selector: RankSelector | None) -> RankSelector:
-    if selector is not None and energy is not None:
-        raise UsageError("give energy or selector, not both")
+def _completed(checks: Checks, shapes: InputShapes | None, calibration: Calibration | None) -> Checks:
+    """Checks with the shapes and data that planning had, where they have none."""
+    checks = replace(checks, input_shapes=checks.input_shapes or shapes)
+    if checks.inputs is not None or calibration is None:
+        return checks
+    return replace(checks, inputs=calibration.inputs, images=calibration.images, samples=calibration.samples)
+
+
+def _find_selector(
+    selector: RankSelector | None,
+    energy: float | None,
+    target_macs: float | None,
+    target_params: float | None,
+    evbmf: bool,
+) -> RankSelector:
+    numbers = {
+        "energy": energy,
+        "target-macs": target_macs,
+        "target-params": target_params,
+        "evbmf": 1.0 if evbmf else None,
+    }
+    given = {name: value for name, value in numbers.items() if value is not None}
+    names = [*given, *([] if selector is None else ["selector"])]
+    if len(names) > 1:
+        raise UsageError(f"give one of {', '.join(names)}")
     if selector is not None:
         return selector
+    name, value = next(iter(given.items()), ("energy", _DEFAULT_ENERGY))
     try:
-        return all_selectors()["energy"](_DEFAULT_ENERGY if energy is None else energy)
+        return all_selectors()[name](value)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -213,9 +271,10 @@ def _result(job: Job, plan: Plan, checks: Checks | None, progress: Progress) -> 
         layers=plan.layers,
         skipped=plan.skipped,
         totals=job.totals(model),
+        predicted_rel_l2=plan.predicted_rel_l2,
         validation=checked.validation if checked else None,
         latency=checked.latency if checked else None,
-        notes=checked.notes if checked else (),
+        notes=(*job.notes, *(checked.notes if checked else ())),
         versions=installed_versions() | {"onnxruntime": ort_version()},
     )
     return Result(model.proto, plan, report, model)

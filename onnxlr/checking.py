@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxlr.errors import DataError, ModelError
 from onnxlr.feeds import Feed, Feeds, load_feeds, load_labels, random_feeds
+from onnxlr.images import ImageOptions
 from onnxlr.latency import Latency, measure_latency
 from onnxlr.model_file import Model
 from onnxlr.model_writing import check
@@ -31,6 +32,8 @@ class Checks:
 
     Attributes:
         inputs: data in one of the formats of `onnxlr.feeds`; None: seeded random numbers.
+        images: how image files become arrays.
+        samples: at most so many of the inputs, evenly spaced; None: all.
         labels: .npy file with the class of every sample; None: accuracy is not measured.
         input_shapes: for symbolic dimensions of random inputs.
         limits: past them the result fails.
@@ -41,6 +44,8 @@ class Checks:
     """
 
     inputs: str | None = None
+    images: ImageOptions = ImageOptions()
+    samples: int | None = None
     labels: str | None = None
     input_shapes: Mapping[str, Sequence[int]] | None = None
     limits: Limits = Limits()
@@ -139,7 +144,7 @@ def _custom_operators(model: Model) -> list[str]:
 
 def _find_feeds(session: Session, checks: Checks) -> Feeds:
     if checks.inputs is not None:
-        return load_feeds(checks.inputs, session.inputs)
+        return load_feeds(checks.inputs, session.inputs, samples=checks.samples, images=checks.images)
     return random_feeds(session.inputs, checks.input_shapes, seed=checks.seed)
 
 

@@ -14,21 +14,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 import onnxlr
+from onnxlr.arguments import with_data, with_selector, with_shapes
 from onnxlr.errors import OnnxlrError, UsageError, ValidationError
 from onnxlr.options import (
+    CALIBRATION,
     CHECKS,
     EXTERNAL_DATA,
     FILE,
+    IMAGES,
     INPUT_SHAPES,
     JSON,
     OUTPUT,
     REPORTS,
+    RUN,
     SCHEMES,
     SELECTION,
     WORKERS,
-    pop_checks,
-    with_selector,
-    with_shapes,
 )
 from onnxlr.parallel import Progress
 from onnxlr.report import check_report_name, to_json
@@ -83,7 +84,10 @@ def inspect(model: Path, as_json: bool, **options: Any) -> None:
 @click.argument("model", type=FILE)
 @OUTPUT
 @SELECTION
+@CALIBRATION
+@IMAGES
 @CHECKS
+@RUN
 @click.option("--force", is_flag=True, help="Write the model even if a check fails.")
 @EXTERNAL_DATA
 @REPORTS
@@ -92,10 +96,9 @@ def optimize(model: Path, output: Path, external_data: str, **options: Any) -> N
     """Plan, rewrite, validate, report; write the optimized MODEL to the output."""
     force, reports, as_json = (options.pop(name) for name in ("force", "reports", "as_json"))
     _check_targets(output, reports)
-    options = with_shapes(options)
-    checks = pop_checks(options)
+    options = with_data(with_shapes(options))
     with _progress() as progress:
-        result = onnxlr.optimize(model, checks=checks, progress=progress, **with_selector(options))
+        result = onnxlr.optimize(model, progress=progress, **with_selector(options))
     validation = result.report.validation
     passed = validation is None or validation.passed
     written = result.save(output, external_data) if passed or force else []
@@ -115,11 +118,14 @@ def optimize(model: Path, output: Path, external_data: str, **options: Any) -> N
 @click.argument("model", type=FILE)
 @OUTPUT
 @SELECTION
+@CALIBRATION
+@IMAGES
+@RUN
 def plan(model: Path, output: Path, **options: Any) -> None:
     """Choose schemes and ranks, and write them to a JSON file that `apply` takes."""
     _check_targets(output)
     with _progress() as progress:
-        made = onnxlr.plan(model, progress=progress, **with_selector(with_shapes(options)))
+        made = onnxlr.plan(model, progress=progress, **with_selector(with_data(with_shapes(options))))
     onnxlr.write_plan(made, output)
     _print(lambda width: render_plan(made.layers, made.skipped, width))
     _tell_written(output)
@@ -129,21 +135,19 @@ def plan(model: Path, output: Path, **options: Any) -> None:
 @click.argument("model", type=FILE)
 @click.argument("plan", type=FILE)
 @OUTPUT
+@CALIBRATION
+@IMAGES
+@RUN
 @EXTERNAL_DATA
 @REPORTS
 @WORKERS
 def apply(
-    model: Path,
-    plan: Path,
-    output: Path,
-    external_data: str,
-    reports: Sequence[Path],
-    workers: int | None,
+    model: Path, plan: Path, output: Path, external_data: str, reports: Sequence[Path], **options: Any
 ) -> None:
-    """Rewrite MODEL as PLAN says; nothing is run (see `validate`)."""
+    """Rewrite MODEL as PLAN says; the result is not run (see `validate`)."""
     _check_targets(output, reports)
     with _progress() as progress:
-        result = onnxlr.apply(model, onnxlr.read_plan(plan), workers=workers, progress=progress)
+        result = onnxlr.apply(model, onnxlr.read_plan(plan), progress=progress, **with_data(options))
     written = result.save(output, external_data)
     for report in reports:
         onnxlr.write_report(result.report, report)
@@ -155,11 +159,13 @@ def apply(
 @click.argument("reference", type=FILE)
 @click.argument("candidate", type=FILE)
 @CHECKS
+@IMAGES
+@RUN
 @INPUT_SHAPES
 @JSON
 def validate(reference: Path, candidate: Path, as_json: bool, **options: Any) -> None:
     """Compare outputs and latency of two models; exit with 1 past the given limits."""
-    checks = pop_checks(with_shapes(options))
+    checks = with_data(with_shapes(options))["checks"]
     with _progress() as progress:
         checked = onnxlr.validate(reference, candidate, checks, progress=progress)
     if as_json:

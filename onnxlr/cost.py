@@ -18,7 +18,7 @@ from onnxlr.conv import ConvSpec, Spatial, link_macs
 from onnxlr.layer import Layer
 from onnxlr.schemes import Rank, Scheme
 
-__all__ = ["chain_costs"]
+__all__ = ["chain_costs", "interpolate"]
 
 Float = NDArray[np.float64]
 
@@ -39,7 +39,7 @@ def chain_costs(layer: Layer, scheme: Scheme, ranks: Sequence[Rank]) -> tuple[Fl
         return _measures(scheme.chain(layer.conv, rank), layer.spatial)
 
     groups = [link.group for link in scheme.chain(layer.conv, ranks[0])]
-    macs, *channels = np.moveaxis(_interpolate(measure, scheme.max_rank(layer.conv), ranks), 1, 0)
+    macs, *channels = np.moveaxis(interpolate(measure, scheme.max_rank(layer.conv), ranks), 1, 0)
     own, *own_channels = _measures((layer.conv,), layer.spatial)
     is_dense = not layer.conv.kernel_shape  # a batch of MatMuls is as fast as one
     before = np.maximum(own, 1.0) / (1.0 if is_dense else _speed([layer.conv.group], *own_channels))
@@ -62,7 +62,7 @@ def _speed(groups: Sequence[int], inputs: Float, outputs: Float) -> Float:
     return np.where(np.array(groups) == 1, 1.0, speed)
 
 
-def _interpolate(measure: Callable[[Rank], Float], full: Rank, ranks: Sequence[Rank]) -> Float:
+def interpolate(measure: Callable[[Rank], Float], full: Rank, ranks: Sequence[Rank]) -> Float:
     """`measure` at every rank, along a new first axis.
 
     What it measures must be affine in each rank entry, so the corners of the range tell all.

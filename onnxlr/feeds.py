@@ -1,31 +1,27 @@
 """Input data: files, folders and scripts -> batches of named arrays that fit a model. Nothing is unpickled.
 
 Formats: `.npz` (arrays by input name, first axis = samples), `.npy` (a model with one input), a folder of
-either, an ONNX `test_data_set_*` folder, `script.py:function` yielding feeds; or seeded random numbers.
+either, an ONNX `test_data_set_*` folder, a folder of images (a model with one image input; subfolders count),
+`script.py:function` yielding feeds; or seeded random numbers.
 """
 
 from __future__ import annotations
 
-import runpy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
+from onnxlr.data_files import Feed, Part, has_arrays, is_script, load_arrays, read_parts
 from onnxlr.errors import DataError, UsageError
+from onnxlr.images import ImageBatches, ImageOptions, find_images, fit_images
 from onnxlr.runtime import Value
+from onnxlr.sampling import Batching, joined, pick_evenly, pick_first
 
 __all__ = ["Feed", "Feeds", "batch_size", "load_feeds", "load_labels", "random_feeds"]
-
-Feed = Mapping[str, NDArray[Any]]
-
-_BATCH = 32
-"""Samples a batch where the model leaves the batch size open."""
 
 _ASSUMED_SIZE = 224
 """Pixels along a symbolic spatial axis of an image input, where nothing else is known."""
@@ -46,6 +42,8 @@ class Feeds:
     @property
     def samples(self) -> int:
         """Number of samples in all batches."""
+        if isinstance(self.batches, ImageBatches):
+            return self.batches.samples
         return sum(map(batch_size, self.batches))
 
 
@@ -54,21 +52,38 @@ def batch_size(feed: Feed) -> int:
     return next((len(array) for array in feed.values() if array.ndim), 1)
 
 
-def load_feeds(source: str, inputs: Sequence[Value]) -> Feeds:
+def load_feeds(
+    source: str,
+    inputs: Sequence[Value],
+    *,
+    samples: int | None = None,
+    batch: int | None = None,
+    images: ImageOptions = ImageOptions(),
+    finite: bool = False,
+) -> Feeds:
     """Read data for a model's inputs.
 
     Args:
         source: one of the formats in the module's docstring.
         inputs: of the model.
+        samples: take that many at most: evenly spaced over all files, but of a script, whose length nobody
+            knows, the first. Where the model's batch size is fixed, as many as make up whole batches, and
+            one batch at least.
+        batch: samples a batch where the model leaves it open; None: 32.
+        images: how a folder of images is read.
+        finite: refuse NaN and infinities in the samples that are taken.
 
     Raises:
-        DataError: files are missing or damaged, or names, types or shapes do not fit the model.
+        DataError: files are missing or damaged, or names, types, shapes or values do not fit the model.
+        UsageError: options are out of range, or contradict the model.
     """
-    feeds = [_checked(feed, inputs, source) for feed in _read(source, inputs)]
-    if not any(map(batch_size, feeds)):
-        raise DataError(f"{source}: no samples")
-    batches = [batch for feed in feeds for batch in _split(feed, inputs, source)]
-    return Feeds(batches, source)
+    for name, number in (("samples", samples), ("batch", batch)):
+        if number is not None and number < 1:
+            raise UsageError(f"{name} must be at least 1, got {number}")
+    batching = Batching.of(inputs, batch)
+    if Path(source).is_dir() and not has_arrays(Path(source)):
+        return _load_images(source, inputs, images, samples, batching)
+    return _load_arrays(source, inputs, samples, batching, finite)
 
 
 def load_labels(path: str) -> NDArray[np.int64]:
@@ -77,7 +92,7 @@ def load_labels(path: str) -> NDArray[np.int64]:
     Raises:
         DataError: the file is missing, damaged, or no vector of whole numbers.
     """
-    labels = _load(Path(path))
+    labels = load_arrays(Path(path))
     if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(f"{path}: labels must be a .npy vector of whole numbers")
     return labels.astype(np.int64)
@@ -135,99 +150,88 @@ def _concrete_shape(value: Value, given: Sequence[int] | None, samples: int) -> 
     return tuple(shape)
 
 
-def _read(source: str, inputs: Sequence[Value]) -> Iterable[Feed]:
-    script, colon, function = source.rpartition(":")
-    if colon and script.endswith(".py"):
-        return _run_script(script, function)
-    path = Path(source)
-    if not path.exists():
-        raise DataError(f"{source}: no such file or folder")
-    return _read_folder(path, inputs) if path.is_dir() else [_read_file(path, inputs)]
+def _load_arrays(
+    source: str, inputs: Sequence[Value], samples: int | None, batching: Batching, finite: bool
+) -> Feeds:
+    picked, total = _pick(source, inputs, samples, batching)
+    parts = [_cast(part, inputs) for part in picked]
+    if finite:
+        for part in parts:
+            _check_finite(part)
+    if not any(batch_size(part.feed) for part in parts):
+        raise DataError(f"{source}: no samples")
+    if samples is not None:
+        parts = list(joined(parts, source, batching))
+    batches = [batch for part in parts for batch in batching.split(part.feed)]
+    if samples is None or not batches:
+        for part in parts:
+            batching.check(batching.length(part.feed), part.name)
+    taken = sum(map(batching.count, batches))
+    return Feeds(batches, _describe(source, taken, total))
 
 
-def _run_script(script: str, function: str) -> Iterator[Feed]:
-    try:
-        names = runpy.run_path(script)
-        if function not in names:
-            raise DataError(f"{script}: has no function '{function}'")
-        for feed in names[function]():
-            yield {name: np.asarray(array) for name, array in feed.items()}
-    except DataError:
-        raise
-    except (Exception, SystemExit) as error:  # whatever a user's script raises
-        raise DataError(f"{script}:{function} failed: {type(error).__name__}: {error}") from error
+def _pick(
+    source: str, inputs: Sequence[Value], samples: int | None, batching: Batching
+) -> tuple[list[Part], int | None]:
+    """What to take of the data, and how many samples there are; None where nobody knows."""
+    parts = (_checked(part, inputs) for part in read_parts(source, inputs))
+    if samples is not None and is_script(source):
+        return list(pick_first(parts, samples, batching)), None
+    found = list(parts)
+    total = sum(batching.count(part.feed) for part in found)
+    return found if samples is None else list(pick_evenly(found, samples, batching)), total
 
 
-def _read_folder(folder: Path, inputs: Sequence[Value]) -> Iterator[Feed]:
-    if any(folder.glob("input_*.pb")):
-        numbered = [(value.name, folder / f"input_{i}.pb") for i, value in enumerate(inputs)]
-        yield {name: _load_protobuf(path) for name, path in numbered if path.exists()}
-        return
-    paths = sorted(path for path in folder.iterdir() if path.suffix in (".npz", ".npy"))
+def _load_images(
+    folder: str, inputs: Sequence[Value], options: ImageOptions, samples: int | None, batching: Batching
+) -> Feeds:
+    paths = find_images(Path(folder))
     if not paths:
-        raise DataError(f"{folder}: no .npz, .npy or input_*.pb files in it")
-    for path in paths:
-        yield _read_file(path, inputs)
+        raise DataError(f"{folder}: no .npz, .npy, input_*.pb or image files in it")
+    target = fit_images(inputs, options, folder)
+    rows = batching.choose(len(paths), samples)
+    batching.check(len(rows), folder)
+    batches = ImageBatches([paths[i] for i in rows], target, batching.size)
+    return Feeds(batches, _describe(folder, len(rows), len(paths)))
 
 
-def _load_protobuf(path: Path) -> NDArray[Any]:
-    try:
-        tensor = onnx.load_tensor(path)
-        return numpy_helper.to_array(tensor)
-    except Exception as error:  # protobuf and onnx raise several kinds
-        raise DataError(f"{path}: cannot be read as a tensor ({error})") from error
+def _describe(source: str, taken: int, total: int | None) -> str:
+    if total is None:
+        return f"{source} (first {taken:,} samples)"
+    return source if taken == total else f"{source} ({taken:,} of {total:,} samples)"
 
 
-def _read_file(path: Path, inputs: Sequence[Value]) -> Feed:
-    loaded = _load(path)
-    if not isinstance(loaded, np.ndarray):
-        return loaded
-    if len(inputs) != 1:
-        raise DataError(
-            f"{path}: a .npy file fits models with one input, this one has {len(inputs)}; use .npz"
-        )
-    return {inputs[0].name: loaded}
-
-
-def _load(path: Path) -> NDArray[Any] | dict[str, NDArray[Any]]:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            return {name: np.asarray(loaded[name]) for name in loaded.files}
-    except Exception as error:  # zipfile, numpy and the OS raise several kinds
-        raise DataError(f"{path}: cannot be read as .npz or .npy ({error})") from error
-
-
-def _checked(feed: Feed, inputs: Sequence[Value], source: str) -> Feed:
-    """The feed in the model's types; names and shapes must fit."""
-    missing = [value.name for value in inputs if value.name not in feed]
+def _checked(part: Part, inputs: Sequence[Value]) -> Part:
+    """The arrays that the model wants; names, types and shapes must fit."""
+    missing = [value.name for value in inputs if value.name not in part.feed]
     if missing:
-        raise DataError(f"{source}: no array for input {missing}; it has {sorted(feed)}")
-    return {value.name: _fitting(feed[value.name], value, source) for value in inputs}
+        raise DataError(f"{part.name}: no array for input {missing}; it has {sorted(part.feed)}")
+    for value in inputs:
+        _check_fit(part.feed[value.name], value, part.name)
+    return Part(part.name, {value.name: part.feed[value.name] for value in inputs})
 
 
-def _fitting(array: NDArray[Any], value: Value, source: str) -> NDArray[Any]:
+def _check_fit(array: NDArray[Any], value: Value, name: str) -> None:
     sizes = zip(array.shape[1:], value.shape[1:], strict=False)
     if array.ndim != len(value.shape) or any(isinstance(w, int) and g != w for g, w in sizes):
         raise DataError(
-            f"{source}: input '{value.name}' has the shape {list(value.shape)}, the array {list(array.shape)}"
+            f"{name}: input '{value.name}' has the shape {list(value.shape)}, the array {list(array.shape)}"
         )
     if not np.can_cast(array.dtype, value.dtype, "same_kind"):
-        raise DataError(f"{source}: input '{value.name}' is {value.dtype}, the array {array.dtype}")
-    return array.astype(value.dtype, copy=False)
+        raise DataError(f"{name}: input '{value.name}' is {value.dtype}, the array {array.dtype}")
 
 
-def _split(feed: Feed, inputs: Sequence[Value], source: str) -> Iterator[Feed]:
-    """Batches along the first axis, of the size that the model wants."""
-    fixed = {value.shape[0] for value in inputs if value.shape and isinstance(value.shape[0], int)}
-    samples = {len(array) for array in feed.values() if array.ndim}
-    if len(samples) != 1 or len(fixed) > 1:  # axes that are no batch: run it as it is
-        yield feed
-        return
-    (count,), size = samples, next(iter(fixed), _BATCH)
-    if fixed and count % size:
-        raise DataError(f"{source}: {count} samples do not divide into the model's batches of {size}")
-    for start in range(0, count, size):
-        yield {name: array[start : start + size] if array.ndim else array for name, array in feed.items()}
+def _cast(part: Part, inputs: Sequence[Value]) -> Part:
+    feed = {value.name: part.feed[value.name].astype(value.dtype, copy=False) for value in inputs}
+    return Part(part.name, feed, part.numbers)
+
+
+def _check_finite(part: Part) -> None:
+    for name, array in part.feed.items():
+        if array.dtype.kind != "f" or np.isfinite(array).all():
+            continue
+        where = ""
+        if array.ndim:
+            row = int(np.isfinite(array).reshape(len(array), -1).all(axis=1).argmin())
+            where = f" in sample {row if part.numbers is None else part.numbers[row]}"
+        raise DataError(f"{part.name}: input '{name}' has NaN or infinite values{where}; remove it")

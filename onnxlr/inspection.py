@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnxlr.factorization import LayerWeights
+from onnxlr.judging import judge_weights
 from onnxlr.layer import Layer, Skipped
+from onnxlr.offers import Prospect
 from onnxlr.parallel import Progress
-from onnxlr.planning import all_candidates
-from onnxlr.schemes import Rank, Scheme
+from onnxlr.schemes import Rank
 from onnxlr.selectors import Candidate
 from onnxlr.selectors.energy import keeps_energy
 
@@ -60,22 +61,26 @@ class Inspection:
 
 def inspect_layers(
     model: str,
-    found: Sequence[Layer | Skipped],
+    found: Sequence[Prospect | Skipped],
     weights: LayerWeights,
-    schemes: Mapping[str, Scheme],
     energies: Sequence[float],
-    align: int,
     workers: int,
     progress: Progress,
 ) -> Inspection:
-    """Analyse every layer by every scheme; arguments as in `onnxlr.planning.plan_layers`."""
-    offers = all_candidates(found, weights, schemes, align, "macs", workers, progress)
-    inspected, skipped = [], []
-    for offer in offers:
-        if isinstance(offer, Skipped):
-            skipped.append(offer)
-        else:
-            inspected.append(_inspect_layer(*offer, energies))
+    """Look at every prospect by every scheme that it is offered.
+
+    Args:
+        model: its name.
+        found: prospects and what was skipped, in graph order.
+        weights: of the prospects.
+        energies: fractions of ‖W‖² to keep.
+        workers: number of cores to use.
+        progress: told the number of layers analysed.
+    """
+    judgement = judge_weights(found, weights, workers, progress)
+    prospects = [item for item in found if isinstance(item, Prospect)]
+    inspected = (_inspect_layer(item.layer, judgement.candidates(item), energies) for item in prospects)
+    skipped = (item for item in found if isinstance(item, Skipped))
     return Inspection(model, tuple(energies), tuple(inspected), tuple(skipped))
 
 

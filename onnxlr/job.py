@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -13,23 +14,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlr.analysis import analyse
+from onnxlr.calibration import Calibrator, Chosen
+from onnxlr.calibration_data import Calibration
 from onnxlr.errors import PlanError, UsageError
 from onnxlr.factorization import LayerWeights
 from onnxlr.inspection import Inspection, inspect_layers
+from onnxlr.judging import Judgement, judge_outputs, judge_weights
 from onnxlr.layer import Layer, Skipped
 from onnxlr.model_file import Model, model_hash
+from onnxlr.offers import GATES, Prospect, find_prospects
 from onnxlr.parallel import Progress
 from onnxlr.plan import BeforeAfter, Plan, PlannedLayer
-from onnxlr.planning import GATES, filter_layers, plan_layers
+from onnxlr.planning import filter_layers, plan_layers
 from onnxlr.report import Totals
 from onnxlr.rewriting import Replacement, rewrite
 from onnxlr.schemes import Scheme, all_schemes
-from onnxlr.selectors import RankSelector
+from onnxlr.selectors import ModelSize, RankSelector
 from passes import fold_batchnorm, merge_pads, remove_unused
 from passes.constants import FLOATS
 from passes.graph import Key, all_tensors
 
 __all__ = ["Job", "Selection", "find_schemes"]
+
+_NOT_CALIBRATED = (
+    "accuracy is not protected: without data, factors follow the weights alone; give a few hundred inputs"
+    " with --calibration (no labels)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +88,38 @@ class Job:
         input_shapes: for symbolic dimensions.
         workers: number of cores to use.
         progress: told about the steps of long work.
+        calibration: inputs to judge and fit by; None: all goes by the weights.
 
     Raises:
         UsageError: `input_shapes` does not fit the model.
     """
 
     def __init__(
-        self, model: Model, input_shapes: Mapping[str, Sequence[int]], workers: int, progress: Progress
+        self,
+        model: Model,
+        input_shapes: Mapping[str, Sequence[int]],
+        workers: int,
+        progress: Progress,
+        calibration: Calibration | None = None,
     ) -> None:
         self.original = model
+        self.calibration = calibration
         self._input_shapes = input_shapes
         self._workers = workers
         self._progress = progress
-        prepared, scales = self._prepare()
+        self._prepared, scales = self._prepare()
         self._weights = LayerWeights(scales)
-        self._found = self._analyse(prepared)
+        self._found = self._analyse(self._prepared)
+        self._judged: tuple[object, list[Prospect | Skipped], Judgement] | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the way to the result, one line each."""
+        if self.calibration is None:
+            return (_NOT_CALIBRATED,)
+        problems = {} if self._judged is None else self._judged[2].by_weight
+        counts = Counter(problems.values())
+        return tuple(f"by their weights, not their outputs: {n} layers ({why})" for why, n in counts.items())
 
     @cached_property
     def identity(self) -> dict[str, str]:
@@ -103,29 +130,23 @@ class Job:
         """See `onnxlr.inspect`."""
         return inspect_layers(
             self.original.name,
-            self._found,
+            find_prospects(self._found, schemes.values(), align, "macs"),
             self._weights,
-            schemes,
             energies,
-            align,
             self._workers,
             self._progress,
         )
 
     def plan(self, selection: Selection) -> Plan:
         """See `onnxlr.plan`."""
+        params, macs, _ = _count(self.original, self._found)
+        found, judgement = self._judge(selection)
         layers, skipped = plan_layers(
-            filter_layers(self._found, selection.include, selection.exclude),
-            self._weights,
-            selection.schemes,
-            selection.selector,
-            selection.align,
-            selection.gate,
-            self._workers,
-            self._progress,
+            found, judgement, selection.selector, ModelSize(macs, params or 0), self._weights.shared_key
         )
         shapes = {name: list(shape) for name, shape in self._input_shapes.items()}
-        settings = {**selection.to_dict(), "input_shapes": shapes}
+        calibration = None if self.calibration is None else self.calibration.to_dict()
+        settings = {**selection.to_dict(), "input_shapes": shapes, "calibration": calibration}
         return Plan(self.identity, settings, tuple(layers), tuple(skipped))
 
     def apply(self, plan: Plan) -> Model:
@@ -143,8 +164,58 @@ class Job:
         replacements = [_replacement(planned, layers) for planned in plan.layers]
         if len({item.layer.name for item in replacements}) < len(replacements):
             raise PlanError("the plan names a layer twice")
-        prepared, _ = self._prepare({item.layer.key for item in replacements})
-        return rewrite(prepared, replacements, self._weights, self._workers, self._progress)
+        fitted = self._fitted(replacements)
+        prepared, _ = self._prepare({item.layer.key for item in fitted})
+        return rewrite(prepared, fitted, self._weights, self._workers, self._progress)
+
+    @cached_property
+    def _calibrator(self) -> Calibrator | None:
+        if self.calibration is None:
+            return None
+        return self.calibration.calibrator(self._prepared, self._workers, self._progress)
+
+    def _judge(self, selection: Selection) -> tuple[list[Prospect | Skipped], Judgement]:
+        """Prospects and their errors: once for all selectors that judge by the same."""
+        names = (
+            tuple(selection.schemes),
+            selection.include,
+            selection.exclude,
+            selection.align,
+            selection.gate,
+        )
+        key = (*names, selection.selector.judges)
+        if self._judged is None or self._judged[0] != key:
+            layers = filter_layers(self._found, selection.include, selection.exclude)
+            found = find_prospects(layers, selection.schemes.values(), selection.align, selection.gate)
+            calibrator = self._calibrator if selection.selector.judges == "outputs" else None
+            if calibrator is None:
+                judgement = judge_weights(found, self._weights, self._workers, self._progress)
+            else:
+                sensitivity = self.calibration is not None and self.calibration.sensitivity
+                judgement = judge_outputs(
+                    found, calibrator, sensitivity, self._weights, self._workers, self._progress
+                )
+            self._judged = key, found, judgement
+        return self._judged[1], self._judged[2]
+
+    def _fitted(self, replacements: Sequence[Replacement]) -> list[Replacement]:
+        """Replacements with factors fitted on the outputs, if there are data, and the last layer refitted."""
+        if self._calibrator is None or not replacements:
+            return list(replacements)
+        chosen = [Chosen(item.layer, item.scheme, item.rank) for item in replacements]
+        last = self._last_dense()
+        if last is not None and all(item.layer.key != last.key for item in replacements):
+            chosen.append(Chosen(last, None))
+        fits = self._calibrator.fit(chosen)
+        fitted = [replace(item, fit=fits.get(item.layer.key)) for item in replacements]
+        if last is not None and chosen[-1].scheme is None and last.key in fits:
+            fitted.append(Replacement(last, None, (), fits[last.key]))
+        return fitted
+
+    def _last_dense(self) -> Layer | None:
+        """The Gemm or MatMul of the main graph that no linear layer follows."""
+        inside = [item for item in self._found if isinstance(item, Layer) and not item.key[0]]
+        return inside[-1] if inside and not inside[-1].conv.kernel_shape else None
 
     def totals(self, result: Model) -> Totals:
         """Count params, MACs and bytes of the original and of `result`, from their graphs."""

@@ -1,36 +1,35 @@
-"""Options of the command line, by group, and what the API wants made of them."""
+"""Options of the command line, by group."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-import onnxlr
-from onnxlr.errors import UsageError
-from onnxlr.planning import GATES
+from onnxlr.images import LAYOUTS
+from onnxlr.offers import GATES
 from onnxlr.runtime import DEVICES
 from onnxlr.saving import EXTERNAL_DATA as EXTERNAL_DATA_CHOICES
 from onnxlr.schemes import all_schemes
-from onnxlr.selectors import RankSelector, all_selectors
+from onnxlr.selectors import all_selectors
 
 __all__ = [
+    "CALIBRATION",
     "CHECKS",
     "EXTERNAL_DATA",
     "FILE",
+    "IMAGES",
     "INPUT_SHAPES",
     "JSON",
     "OUTPUT",
     "REPORTS",
+    "RUN",
     "SCHEMES",
     "SELECTION",
     "WORKERS",
-    "pop_checks",
-    "with_selector",
-    "with_shapes",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -56,6 +55,22 @@ def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
         return command
 
     return decorate
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    """Parse `224` or `224,320`: height and width."""
+    match = re.fullmatch(r"([1-9]\d*)(?:,([1-9]\d*))?", text)
+    if match is None:
+        raise click.BadParameter(f"'{text}' is not like 224 or 224,320 (height,width)")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Parse `123.7,116.3,103.5`."""
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError as error:
+        raise click.BadParameter(f"'{text}' is not like 123.7,116.3,103.5") from error
 
 
 INPUT_SHAPES = click.option(
@@ -90,7 +105,14 @@ SCHEMES = _options(
 
 SELECTION = _options(
     *(
-        click.option(f"--{name}", type=float, help=selector.help)
+        click.option(
+            f"--{name}",
+            type=float,
+            help=selector.help,
+            default=None,
+            is_flag=not selector.takes_value,
+            flag_value=None if selector.takes_value else 1.0,
+        )
         for name, selector in all_selectors().items()
     ),
     SCHEMES,
@@ -104,16 +126,63 @@ SELECTION = _options(
     ),
 )
 
-CHECKS = _options(
+DATA = ".npz, .npy, folder of these or of images, test_data_set folder, or script.py:function (docs/data.md)."
+
+IMAGES = _options(
     click.option(
-        "--inputs",
-        metavar="DATA",
-        help=".npz, .npy, folder of these, test_data_set folder, or script.py:function."
-        "  [default: seeded random numbers]",
+        "--image-size",
+        type=_image_size,
+        metavar="H[,W]",
+        help="Height and width of images, in pixels.  [default: the model's]",
     ),
-    click.option("--labels", metavar="FILE", help=".npy file with the class of every sample of --inputs."),
-    click.option("--max-rel-l2", type=click.FloatRange(0), help="Fail past this relative L2 error."),
-    click.option("--min-agreement", type=click.FloatRange(0, 1), help="Fail below this top-1 agreement."),
+    click.option(
+        "--mean",
+        default="0",
+        type=_numbers,
+        metavar="NUMBERS",
+        help="Subtracted from RGB values of 0 to 255; one, or one a channel.",
+    ),
+    click.option(
+        "--std",
+        default="1",
+        type=_numbers,
+        metavar="NUMBERS",
+        help="What these are divided by then; one, or one a channel.",
+    ),
+    click.option(
+        "--layout",
+        default="auto",
+        type=click.Choice(LAYOUTS),
+        help="Of an image input; auto: by its axis of 3 channels or 1.",
+    ),
+)
+
+CALIBRATION = _options(
+    click.option(
+        "--calibration",
+        metavar="DATA",
+        help=f"Inputs, without labels, to protect accuracy by; a few hundred. {DATA}",
+    ),
+    click.option(
+        "--calibration-samples",
+        default=1024,
+        type=click.IntRange(1),
+        help="Use at most so many, evenly spaced.",
+    ),
+    click.option(
+        "--sensitivity/--no-sensitivity",
+        default=True,
+        help="Measure what errors of each layer do to the model's outputs.",
+    ),
+    click.option(
+        "--refine",
+        default=1,
+        type=click.IntRange(0),
+        help="Steps of alternating least squares where factors are not the optimum, at most.",
+    ),
+)
+
+RUN = _options(
     click.option(
         "--device",
         default="auto",
@@ -127,16 +196,27 @@ CHECKS = _options(
         help="Threads of ONNX Runtime; 0: one a physical core.",
     ),
     click.option(
+        "--seed",
+        default=0,
+        type=click.IntRange(0),
+        help="Seed of random inputs, of the positions that are looked at, and of timing order.",
+    ),
+)
+
+CHECKS = _options(
+    click.option(
+        "--inputs",
+        metavar="DATA",
+        help=f"{DATA}  [default: the calibration data, else seeded random numbers]",
+    ),
+    click.option("--labels", metavar="FILE", help=".npy file with the class of every sample of --inputs."),
+    click.option("--max-rel-l2", type=click.FloatRange(0), help="Fail past this relative L2 error."),
+    click.option("--min-agreement", type=click.FloatRange(0, 1), help="Fail below this top-1 agreement."),
+    click.option(
         "--latency-seconds",
         default=5.0,
         type=click.FloatRange(0),
         help="Time to spend on paired timing, in seconds; 0: none.",
-    ),
-    click.option(
-        "--seed",
-        default=0,
-        type=click.IntRange(0),
-        help="Seed of random inputs and timing order.",
     ),
 )
 
@@ -152,35 +232,3 @@ EXTERNAL_DATA = click.option(
 REPORTS = click.option(
     "--report", "reports", multiple=True, type=FILE, metavar="FILE", help="Write the report to FILE.json."
 )
-
-
-def with_shapes(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with the input shapes as a mapping."""
-    return {**options, "input_shapes": dict(options["input_shapes"])}
-
-
-def with_selector(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with a selector object in place of the option of each selector."""
-    rest = dict(options)
-    given = {
-        name: value for name in all_selectors() if (value := rest.pop(name.replace("-", "_"))) is not None
-    }
-    if len(given) > 1:
-        raise UsageError(f"give one of {', '.join(f'--{name}' for name in given)}")
-    selectors = [_make_selector(name, value) for name, value in given.items()]
-    return {**rest, "selector": selectors[0] if selectors else None}
-
-
-def _make_selector(name: str, value: float) -> RankSelector:
-    try:
-        return all_selectors()[name](value)
-    except ValueError as error:
-        raise UsageError(f"--{name}: {error}") from error
-
-
-def pop_checks(options: dict[str, Any]) -> onnxlr.Checks:
-    """Take the options of the checks out; the input shapes stay, both sides need them."""
-    limits = onnxlr.Limits(options.pop("max_rel_l2"), options.pop("min_agreement"))
-    names = ("inputs", "labels", "device", "threads", "latency_seconds", "seed")
-    taken = {name: options.pop(name) for name in names}
-    return onnxlr.Checks(limits=limits, input_shapes=options["input_shapes"], **taken)

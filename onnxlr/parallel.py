@@ -10,7 +10,9 @@ from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["Progress", "available_cores", "map_layers", "no_progress"]
+from onnxlr.conv import ConvSpec
+
+__all__ = ["Progress", "available_cores", "gram_work", "map_layers", "no_progress"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,6 +28,13 @@ def no_progress(stage: str, done: int, total: int) -> None:
 def available_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gram_work(conv: ConvSpec) -> float:
+    """Multiply-accumulates of the Gram matrix of a channel-out unfolding: a measure of a layer's cost."""
+    rows = conv.out_channels
+    columns = conv.params // rows
+    return float(rows * columns * min(rows, columns))
 
 
 @cache

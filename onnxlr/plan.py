@@ -39,8 +39,13 @@ class PlannedLayer:
         rank: one entry a rank of the scheme.
         params: weights of the layer and of the chain, without the bias.
         macs: multiply-accumulates in one run of the model (a symbolic batch counts as 1).
-        energy: kept fraction of ‖W‖², 0 to 1.
-        error: ‖W − Ŵ‖ / ‖W‖, in the scale from before a BatchNormalization was folded.
+        energy: 1 − error².
+        error: relative error of what the layer is judged by. Of the outputs: (E‖y − ŷ‖² / E‖y‖²)^½ on inputs
+            that nothing was fitted on, both without their mean. Of the weight: ‖W − Ŵ‖ / ‖W‖, in the scale
+            from before a BatchNormalization was folded.
+        judged_by: `outputs`, or `weight` without calibration data.
+        sensitivity: relative squared error of the model's outputs for each unit of that of the layer's; None
+            where it was not measured.
     """
 
     name: str
@@ -52,6 +57,8 @@ class PlannedLayer:
     macs: BeforeAfter
     energy: float
     error: float
+    judged_by: str = "weight"
+    sensitivity: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,13 @@ class Plan:
     settings: Mapping[str, Any]
     layers: tuple[PlannedLayer, ...]
     skipped: tuple[Skipped, ...]
+
+    @property
+    def predicted_rel_l2(self) -> float | None:
+        """Relative L2 error of the model's outputs if the layers' errors add up; None if not measured."""
+        shares = [None if x.sensitivity is None else x.sensitivity * x.error**2 for x in self.layers]
+        known = [share for share in shares if share is not None]
+        return sum(known) ** 0.5 if len(known) == len(shares) else None
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, for JSON."""
@@ -102,6 +116,8 @@ def _layer(entry: dict[str, Any]) -> PlannedLayer:
         _check(entry[key], str, f"{key} of layer {name!r}")
     for key in ("energy", "error"):
         _check(entry[key], (int, float), f"{key} of layer {name!r}")
+    _check(entry.get("judged_by", ""), str, f"judged_by of layer {name!r}")
+    _check(entry.get("sensitivity"), (int, float, type(None)), f"sensitivity of layer {name!r}")
     for key in ("params", "macs"):
         entry[key] = BeforeAfter(**entry[key])
         for count in (entry[key].before, entry[key].after):

@@ -35,6 +35,7 @@ class ChainNode:
         weight: a tensor, which gets its name here; None for a node that has only the value as input.
         position: of the weight among the inputs, 0 or 1; the value is the other one.
         attributes: by ONNX name.
+        bias: third input, in place of the old node's; only of the last node.
     """
 
     op: str
@@ -42,6 +43,7 @@ class ChainNode:
     weight: TensorProto | None = None
     position: int = 1
     attributes: Mapping[str, int | float | str | list[int]] = field(default_factory=dict)
+    bias: TensorProto | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,7 +130,10 @@ class _Splicer:
             inputs = [value]
             if link.weight is not None:
                 inputs.insert(link.position, gs.Variable(self._weight_name(link.weight, chain.home, name)))
-            inputs += [gs.Variable(extra) for extra in (old.input[2:] if is_last else ())]
+            if link.bias is not None:
+                inputs.append(gs.Variable(self._weight_name(link.bias, chain.home, name, "bias")))
+            elif is_last:
+                inputs += [gs.Variable(extra) for extra in old.input[2:]]
             value = gs.Variable(output)
             node = OnnxExporter.export_node(gs.Node(link.op, name, dict(link.attributes), inputs, [value]))
             if is_last:
@@ -136,10 +141,10 @@ class _Splicer:
                 node.metadata_props.extend(old.metadata_props)
             yield node
 
-    def _weight_name(self, weight: TensorProto, home: str, node_name: str) -> str:
+    def _weight_name(self, weight: TensorProto, home: str, node_name: str, kind: str = "weight") -> str:
         key = home, id(weight)
         if key not in self._names:
-            self._names[key] = free_name(f"{node_name}_weight", self._taken)
+            self._names[key] = free_name(f"{node_name}_{kind}", self._taken)
             named = weight if id(weight) not in self._given else copy.copy(weight)
             self._given.add(id(weight))
             named.name = self._names[key]

@@ -156,6 +156,165 @@ def test_formats(
             np.testing.assert_array_equal(batch[i.name], arrays[i.name], strict=False)
 
 
+def numbered(*counts: int) -> Callable[[Path], str]:
+    """Files of so many samples, which are numbered through: 0, 1, 2, …"""
+    starts = np.cumsum([0, *counts])
+    files = zip(counts, starts, strict=False)
+    return folder_of(
+        *(npy(np.repeat(start + rows(n, 1), 3, axis=1), f"{start:03}.npy") for n, start in files)
+    )
+
+
+def spaced(total: int, count: int) -> list[int]:
+    return [i * total // count for i in range(count)]
+
+
+ENDLESS = script("def feeds():\n    for i in range(10**9): yield {'x': np.full((3, 3), i)}")
+SHORT = script("def feeds(): return [{'x': np.zeros((3, 3))}, {'x': np.ones((4, 3))}]")
+TWO = value(shape=(2, 3))
+FOUR = value(shape=(4, 3))
+
+# what is written, the model's input, samples, batch; the numbers in each batch, and what the source has added
+SAMPLED: dict[str, tuple[Callable[[Path], str], Value, int | None, int | None, list[list[int]], str]] = {
+    "fewer": (numbered(10), X, 4, None, [[0, 2, 5, 7]], " (4 of 10 samples)"),
+    "as many": (numbered(3), X, 3, None, [[0, 1, 2]], ""),
+    "more": (numbered(3), X, 9, None, [[0, 1, 2]], ""),
+    "thousands": (numbered(4000), X, 1024, 1024, [spaced(4000, 1024)], " (1,024 of 4,000 samples)"),
+    "batch": (numbered(5), X, None, 2, [[0, 1], [2, 3], [4]], ""),
+    "batch is the model's": (numbered(4), TWO, None, 4, [[0, 1], [2, 3]], ""),
+    "batch and samples": (numbered(9), X, 3, 2, [[0, 3], [6]], " (3 of 9 samples)"),
+    "over files": (numbered(2, 7, 1), X, 5, None, [[0, 2, 4, 6, 8]], " (5 of 10 samples)"),
+    "some files left out": (numbered(1, 1, 1, 1, 1, 1), X, 2, None, [[0, 3]], " (2 of 6 samples)"),
+    "fixed batch": (numbered(9), TWO, 5, None, [[0, 2], [4, 6]], " (4 of 9 samples)"),
+    "fixed batch, one at least": (numbered(9), FOUR, 1, None, [[0, 2, 4, 6]], " (4 of 9 samples)"),
+    "fixed batch, few data": (numbered(7), FOUR, 100, None, [[0, 1, 3, 5]], " (4 of 7 samples)"),
+    "fixed batch over files": (
+        numbered(3, 1, 3), TWO, 6, None, [[0, 1], [2, 3], [4, 5]], " (6 of 7 samples)",
+    ),
+    "script": (ENDLESS, X, 5, 2, [[0, 0], [0, 1], [1]], " (first 5 samples)"),
+    "script, fixed batch": (ENDLESS, TWO, 5, None, [[0, 0], [0, 1]], " (first 4 samples)"),
+    "script, fixed batch, one at least": (ENDLESS, FOUR, 1, None, [[0, 0, 0, 1]], " (first 4 samples)"),
+    "script that ends": (SHORT, TWO, 99, None, [[0, 0], [0, 1], [1, 1]], " (first 6 samples)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("write", "model_input", "samples", "batch", "expected", "note"), SAMPLED.values(), ids=SAMPLED.keys()
+)
+def test_samples(
+    tmp_path: Path,
+    write: Callable[[Path], str],
+    model_input: Value,
+    samples: int | None,
+    batch: int | None,
+    expected: list[list[int]],
+    note: str,
+) -> None:
+    given = write(tmp_path)
+    feeds = load_feeds(given, [model_input], samples=samples, batch=batch)
+    assert [feed["x"][:, 0].tolist() for feed in feeds.batches] == expected
+    assert feeds.source == given + note
+
+
+def test_samples_of_all_inputs_belong_together(tmp_path: Path) -> None:
+    write = npz(x=rows(9, 3), tokens=rows(9, 2, dtype=np.int64), scale=np.float32(2))
+    (batch,) = load_feeds(write(tmp_path), [X, TOKENS, SCALE], samples=3).batches
+    assert batch["x"][:, 0].tolist() == [0, 9, 18]
+    assert batch["tokens"][:, 0].tolist() == [0, 6, 12]
+    assert batch["scale"] == 2
+
+
+def test_samples_that_do_not_fit_one_array_stay_apart(tmp_path: Path) -> None:
+    lengths = [5, 5, 6, 5]
+    parts = [npy(np.full((2, n), n + i), f"{i}.npy") for i, n in enumerate(lengths)]
+    feeds = load_feeds(folder_of(*parts)(tmp_path), [value(shape=("N", "S"))], samples=4)
+    assert [feed["x"].tolist() for feed in feeds.batches] == [[[5] * 5, [6] * 5], [[8] * 6], [[8] * 5]]
+
+
+@pytest.mark.parametrize("source", ["files", "script"])
+def test_feeds_without_a_batch_axis_are_taken_whole(tmp_path: Path, source: str) -> None:
+    """A recurrent state's first axis, say, is no batch, though the model fixes it."""
+    for i in range(5):
+        np.savez(tmp_path / f"{i}.npz", x=rows(2, 3) + i, state=rows(3, 4))
+    steps = "{'x': np.full((2, 3), i), 'state': np.ones((3, 4))}"
+    write = script(f"def feeds():\n    for i in range(5): yield {steps}")
+    feeds = load_feeds(
+        str(tmp_path) if source == "files" else write(tmp_path), [X, value("state", (3, 4))], samples=2
+    )
+    assert [float(feed["x"][0, 0]) for feed in feeds.batches] == ([0, 2] if source == "files" else [0, 1])
+    assert {feed["state"].shape for feed in feeds.batches} == {(3, 4)}
+
+
+def test_a_script_is_run_no_further_than_needed(tmp_path: Path) -> None:
+    write = script("def feeds():\n    yield {'x': np.ones((2, 3))}\n    raise ValueError('late')")
+    assert load_feeds(write(tmp_path), [X], samples=2).samples == 2
+    with pytest.raises(DataError, match="late"):
+        load_feeds(write(tmp_path), [X], samples=3)
+
+
+@pytest.mark.parametrize("write", [npy(rows(3, 3)), script("def feeds(): return [{'x': np.ones((3, 3))}]")])
+def test_less_than_one_batch(tmp_path: Path, write: Callable[[Path], str]) -> None:
+    with pytest.raises(DataError, match="3 samples do not divide into the model's batches of 4"):
+        load_feeds(write(tmp_path), [FOUR], samples=3)
+
+
+@pytest.mark.parametrize("option", ["samples", "batch"])
+def test_counts_are_positive(tmp_path: Path, option: str) -> None:
+    with pytest.raises(UsageError, match=f"{option} must be at least 1, got 0"):
+        load_feeds(npy(rows(3, 3))(tmp_path), [X], **{option: 0})  # type: ignore[arg-type]
+
+
+def holed(at: int, number: float, count: int = 20, dtype: Any = np.float32) -> Any:
+    array = rows(count, 3, dtype=dtype)
+    array[at, 1] = number
+    return array
+
+
+# what is written, the model's inputs, samples; the message, None: passes
+FINITE: dict[str, tuple[Callable[[Path], str], list[Value], int | None, str | None]] = {
+    "none": (npy(rows(9, 3)), [X], None, None),
+    "NaN": (npy(holed(17, np.nan)), [X], None, "x.npy: input 'x' has NaN or infinite values in sample 17;"),
+    "infinity": (npy(holed(0, np.inf)), [X], None, "in sample 0; remove it"),
+    "minus infinity": (npy(holed(3, -np.inf)), [X], None, "in sample 3;"),
+    "double": (npy(holed(3, np.nan, dtype=float)), [X], None, "in sample 3;"),
+    "numbered as in the file": (npy(holed(15, np.nan)), [X], 4, "in sample 15;"),
+    "in a sample that is not taken": (npy(holed(16, np.nan)), [X], 4, None),
+    "in a folder": (
+        folder_of(npy(rows(5, 3), "a.npy"), npy(holed(2, np.nan), "b.npy")),
+        [X], None, "b.npy: input 'x' has NaN or infinite values in sample 2;",
+    ),
+    "in a script": (
+        script("def feeds(): return [{'x': np.ones((2, 3))}, {'x': [[1, 1, 1], [1, np.nan, 1]]}]"),
+        [X], None, "data.py:feeds, feed 1: input 'x' has NaN or infinite values in sample 1;",
+    ),
+    "second input": (
+        npz(x=rows(4, 3), y=holed(2, np.nan, 4)),
+        [X, value("y")], None, "x.npz: input 'y' has NaN or infinite values in sample 2;",
+    ),
+    "an array that the model does not read": (npz(x=rows(4, 3), y=holed(2, np.nan, 4)), [X], None, None),
+    "scalar": (npz(scale=np.float32(np.nan)), [SCALE], None, "'scale' has NaN or infinite values; remove it"),
+    "whole numbers": (npy(rows(2, 2, dtype=np.int64)), [TOKENS], None, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("write", "inputs", "samples", "message"), FINITE.values(), ids=FINITE.keys())
+def test_finite(
+    tmp_path: Path,
+    write: Callable[[Path], str],
+    inputs: list[Value],
+    samples: int | None,
+    message: str | None,
+) -> None:
+    source = write(tmp_path)
+    load_feeds(source, inputs, samples=samples)  # nobody asked
+    if message is None:
+        load_feeds(source, inputs, samples=samples, finite=True)
+        return
+    with pytest.raises(DataError) as error:
+        load_feeds(source, inputs, samples=samples, finite=True)
+    assert message in str(error.value)
+
+
 class Bomb:
     """Sets off when it is unpickled."""
 
@@ -212,7 +371,7 @@ BAD: dict[str, tuple[Callable[[Path], str], list[Value], str]] = {
     "text": (npy(np.full((2, 3), "1")), [X], "the array <U1"),
     "not a multiple of the batch": (npy(rows(5, 3)), [value(shape=(2, 3))], "5 samples do not divide"),
     "no samples": (npy(rows(0, 3)), [X], "no samples"),
-    "empty folder": (folder_of(), [X], "no .npz, .npy or input_*.pb"),
+    "empty folder": (folder_of(), [X], "no .npz, .npy, input_*.pb or image files"),
     "input_0 missing": (protobufs(input_1=rows(2, 3)), [X], "no array for input ['x']"),
     "input_1 missing": (protobufs(input_0=rows(2, 3)), [X, TOKENS], "no array for input ['tokens']"),
     "input without a number": (protobufs(input_a=rows(2, 3)), [X], "no array for input ['x']"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,14 @@ from onnx import ModelProto, helper
 import onnxlr
 from onnxlr import factorization
 from onnxlr.analysis import analyse
-from onnxlr.conv import ConvSpec, chain_macs
+from onnxlr.conv import ConvSpec, chain_macs, chain_params
 from onnxlr.factorization import LayerWeights
 from onnxlr.layer import Layer
-from onnxlr.planning import aligned_ranks, candidates
+from onnxlr.parallel import no_progress
+from onnxlr.planning import aligned_ranks, candidates, plan_layers
 from onnxlr.schemes import all_schemes
-from onnxlr.selectors import Candidate
-from tests.builders import conv_model, gemm_model, make_model, weight
+from onnxlr.selectors import Candidate, Choice, Judges, LayerOptions, ModelSize, Refusal
+from tests.builders import constants, conv_model, gemm_model, make_model, weight
 
 
 def low_rank_weight(rank: int, *shape: int) -> Any:
@@ -61,6 +63,47 @@ def test_cost_of_every_rank_is_that_of_its_chain(scheme: str, size: Any) -> None
     assert offer.macs == pytest.approx(
         [chain_macs(links, layer.spatial) / own for links in chains], rel=1e-12
     )
+    assert offer.params == pytest.approx(
+        [chain_params(links) / layer.conv.params for links in chains], rel=1e-12
+    )
+
+
+def sigma2(matrix: Any) -> Any:
+    return np.linalg.svd(matrix, compute_uv=False) ** 2
+
+
+@pytest.mark.parametrize(
+    ("scheme", "group", "groups", "unfold"),
+    [
+        ("channel-out", 1, 1, [lambda w: w.reshape(24, -1)]),
+        ("channel-in", 1, 1, [lambda w: w.swapaxes(0, 1).reshape(16, -1)]),
+        ("spatial", 1, 1, [lambda w: w.transpose(1, 2, 0, 3).reshape(16 * 3, -1)]),
+        ("tucker2", 1, 1, [lambda w: w.swapaxes(0, 1).reshape(16, -1), lambda w: w.reshape(24, -1)]),
+        ("group-4", 1, 4, [lambda w: w.reshape(4, 6, 16, 9).swapaxes(1, 2).reshape(4, 16, -1)]),
+        ("channel-out", 2, 2, [lambda w: w.reshape(2, 12, -1)]),
+        (
+            "tucker2",
+            2,
+            2,
+            [
+                lambda w: w.reshape(2, 12, 16, 9).swapaxes(1, 2).reshape(2, 16, -1),
+                lambda w: w.reshape(2, 12, -1),
+            ],
+        ),
+    ],
+)
+def test_spectra_are_those_of_what_each_rank_entry_truncates(
+    scheme: str, group: int, groups: int, unfold: Any
+) -> None:
+    w = weight(24, 16, 3, 3)
+    (layer,) = analyse(conv_model(w, group=group))
+    (offer,) = candidates(layer, [all_schemes()[scheme]], LayerWeights({}), 8, math.inf)  # type: ignore[arg-type,misc]
+    assert isinstance(offer, Candidate)
+    assert offer.groups == groups
+    for spectrum, matrix, full in zip(offer.spectra, (f(w) for f in unfold), offer.ranks[-1], strict=True):
+        expected = sigma2(matrix.astype(np.float64))
+        assert len(spectrum) == full
+        assert spectrum == pytest.approx(expected.reshape(groups, -1).sum(axis=0), rel=1e-9, abs=1e-12)
 
 
 def chain(**names: str) -> ModelProto:
@@ -117,6 +160,112 @@ def test_refusals_of_all_schemes_are_given() -> None:
     assert skipped.reason == "needs 2 or 3 spatial axes, has 1"
 
 
+def network(seed: int = 0) -> ModelProto:
+    """Three Convs and a Gemm, and a depthwise Conv and a normalization that cannot be made smaller."""
+    shapes = {"w1": (32, 16, 3, 3), "w2": (48, 32, 3, 3), "w3": (48, 48, 1, 1), "d": (48, 1, 1, 1)}
+    weights = {name: low_rank_weight(6, *shape) for name, shape in shapes.items()} | constants("bn", 32, seed)
+    weights["fc"] = low_rank_weight(4, 48, 40)
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "conv1", pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["a", *constants("bn", 32)], ["b"], "bn"),
+        helper.make_node("Conv", ["b", "w2"], ["c"], "conv2", strides=[2, 2]),
+        helper.make_node("Conv", ["c", "d"], ["e"], "depthwise", group=48),
+        helper.make_node("Conv", ["e", "w3"], ["f"], "conv3"),
+        helper.make_node("ReduceMean", ["f"], ["g"], axes=[2, 3], keepdims=0),
+        helper.make_node("Gemm", ["g", "fc"], ["y"], "fc"),
+    ]
+    return make_model(nodes, {"x": ["N", 16, 12, 12]}, ["y"], weights)
+
+
+@pytest.mark.parametrize("target", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("unit", ["macs", "params"])
+def test_a_target_is_met_from_below(unit: str, target: float) -> None:
+    options: dict[str, Any] = {f"target_{unit}": target}
+    result = onnxlr.optimize(network(), checks=None, align=2, **options)
+    counted = getattr(result.report.totals, unit)
+    assert target - 0.05 < counted.after / counted.before <= target
+    assert result.plan.settings[f"target-{unit}"] == target
+    assert {item.name for item in result.plan.skipped} >= {"depthwise"}
+
+
+def test_a_smaller_target_loses_more() -> None:
+    losses = [
+        sum(layer.error**2 for layer in onnxlr.plan(network(), target_macs=target, align=2).layers)
+        for target in (0.3, 0.5, 0.8, 1.0)
+    ]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] == 0
+
+
+def test_a_target_needs_sizes() -> None:
+    model = conv_model(low_rank_weight(4, 32, 32, 3, 3), ("H", "W"))
+    with pytest.raises(onnxlr.UsageError, match="give --input-shape"):
+        onnxlr.plan(model, target_macs=0.5)
+    assert onnxlr.plan(model, target_macs=0.5, input_shapes={"x": [1, 32, 9, 9]}).layers
+    assert onnxlr.plan(model, target_params=0.5).layers
+
+
+def test_evbmf_finds_the_rank_of_the_weight() -> None:
+    model = conv_model(low_rank_weight(4, 32, 32, 3, 3))
+    (layer,) = onnxlr.plan(model, evbmf=True, schemes=["channel-out"], align=1).layers
+    assert layer.rank == (4,)
+    (skipped,) = onnxlr.plan(conv_model(weight(32, 32, 3, 3)), evbmf=True).skipped
+    assert skipped.reason == "EVBMF finds nothing but noise in the weight"
+
+
+class Recorder:
+    """Leaves all alone, and keeps what it was shown."""
+
+    name = "recorder"
+    help = ""
+    value = 1.0
+    takes_value = False
+    judges: Judges = "outputs"
+    options: Sequence[LayerOptions]
+    model: ModelSize
+
+    def __init__(self, value: float = 1.0) -> None:
+        pass
+
+    def __call__(self, options: Sequence[LayerOptions], model: ModelSize) -> dict[str, Choice | Refusal]:
+        self.options, self.model = options, model
+        return {layer.layer: Refusal("seen") for layer in options}
+
+
+def test_selectors_are_shown_layers_and_the_model() -> None:
+    recorder = Recorder()
+    plan = onnxlr.plan(network(), selector=recorder, exclude="fc")
+    before = onnxlr.optimize(network(), selector=recorder, checks=None).report.totals
+    assert (recorder.model.macs, recorder.model.params) == (before.macs.before, before.params.before)
+    assert [skipped.name for skipped in plan.skipped if skipped.reason == "seen"] == [
+        "conv1",
+        "conv2",
+        "conv3",
+    ]
+    first = recorder.options[0]
+    assert (first.layer, first.macs, first.params) == ("conv1", 32 * 16 * 9 * 12 * 12, 32 * 16 * 9)
+    assert first.sensitivity == 1.0
+    assert {candidate.layer for candidate in first.candidates} == {"conv1"}
+
+
+def test_sensitivities_reach_the_selector() -> None:
+    recorder = Recorder()
+    found = analyse(chain(a="first", b="second", c="third"))
+    arguments = (
+        found,
+        LayerWeights({}),
+        all_schemes(),
+        recorder,
+        ModelSize(None, 1),
+        8,
+        "macs",
+        1,
+        no_progress,
+    )
+    plan_layers(*arguments, sensitivity={"second": 0.25})
+    assert [options.sensitivity for options in recorder.options] == [1.0, 0.25, 1.0]
+
+
 @pytest.mark.parametrize("energy", [0.5, 0.8, 0.95, 0.999])
 @pytest.mark.parametrize("scheme", list(all_schemes()))
 def test_energy_is_kept_by_the_smallest_rank(scheme: str, energy: float) -> None:
@@ -142,6 +291,14 @@ def test_a_zero_weight_has_no_error() -> None:
     ("options", "message"),
     [
         ({"energy": 0.0}, "energy is a fraction"),
+        ({"target_macs": 1.5}, "target-macs is a fraction"),
+        ({"target_params": 0}, "target-params is a fraction"),
+        (
+            {"target_params": 0.01},
+            r"target-params 0\.01: the lowest that can be reached is 0\.6713 of the par",
+        ),
+        ({"energy": 0.9, "evbmf": True}, "give one of energy, evbmf"),
+        ({"target_macs": 0.9, "selector": Recorder()}, "give one of target-macs, selector"),
         ({"align": 0}, "align must be at least 1"),
         ({"gate": "luck"}, "gate must be one of macs, none"),
         ({"schemes": ["svd"]}, "no scheme named svd; there are: channel-in"),

@@ -46,6 +46,7 @@ class Report:
         layers: what was factorized, in graph order.
         skipped: what was left alone, and why.
         totals: see `Totals`.
+        predicted_rel_l2: see `Plan.predicted_rel_l2`.
         validation: None if it was not asked for.
         latency: None if it was not asked for.
         notes: what the user should know, one line each.
@@ -57,6 +58,7 @@ class Report:
     layers: tuple[PlannedLayer, ...]
     skipped: tuple[Skipped, ...]
     totals: Totals
+    predicted_rel_l2: float | None
     validation: Validation | None
     latency: Latency | None
     notes: tuple[str, ...]

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 
-from onnxlr.schemes.base import Decomposition, Factors, Rank, Scheme, Weight
+from onnxlr.schemes.base import Decomposition, Factors, Rank, Regression, Scheme, Weight
 
-__all__ = ["Decomposition", "Factors", "Rank", "Scheme", "Weight", "all_schemes"]
+__all__ = ["Decomposition", "Factors", "Rank", "Regression", "Scheme", "Weight", "all_schemes"]
 
 
 @cache

@@ -11,8 +11,19 @@ from numpy.typing import NDArray
 
 from onnxlr.conv import ConvSpec
 from onnxlr.linalg import GramFactorization, Hosvd
+from onnxlr.moments import Sample
 
-__all__ = ["Decomposition", "Factors", "HosvdDecomposition", "PairDecomposition", "Rank", "Scheme", "Weight"]
+__all__ = [
+    "Decomposition",
+    "Factors",
+    "HosvdDecomposition",
+    "PairDecomposition",
+    "Rank",
+    "Regression",
+    "Scheme",
+    "Unfolding",
+    "Weight",
+]
 
 Rank = tuple[int, ...]
 """One entry a rank that can be chosen: (r,) for a pair, (r1, r2) for Tucker-2. In groups: of each group."""
@@ -37,6 +48,17 @@ class Decomposition(Protocol):
 
     def factors(self, weight: Weight, rank: Rank) -> Factors:
         """The factors at `rank`; `weight` is the one that was analysed."""
+
+
+class Regression(Protocol):
+    """A layer's outputs regressed by one scheme: the error of every rank, factors when they are asked for."""
+
+    @property
+    def residuals(self) -> NDArray[np.float64]:
+        """E‖y − ŷ‖² on held-out pairs at every rank: one axis a rank entry, index = rank."""
+
+    def factors(self, rank: Rank) -> Factors:
+        """The factors at `rank`."""
 
 
 class Scheme(ABC):
@@ -74,6 +96,27 @@ class Scheme(ABC):
         one = conv.one_group()
         return _GroupedDecomposition([self._decompose(one, part) for part in _groups(weight, conv.group)])
 
+    def regress(
+        self, conv: ConvSpec, weight: Weight, samples: Sequence[Sample], top: Rank, refine: int = 0
+    ) -> Regression:
+        """Split for the smallest error of the outputs: see `Regression`.
+
+        Args:
+            conv: what is split.
+            weight: `(M, C / group, *kernel_shape)`.
+            samples: of the inputs and outputs, one a group.
+            top: the highest rank of interest in every entry.
+            refine: steps of alternating least squares where the factors are not the optimum, at most: each
+                improves them on held-out pairs, or is not made.
+        """
+        if conv.group == 1:
+            return self._regress(conv, weight, samples[0], top, refine)
+        one, weights = conv.one_group(), _groups(weight, conv.group)
+        parts = [
+            self._regress(one, w, sample, top, refine) for w, sample in zip(weights, samples, strict=True)
+        ]
+        return _GroupedRegression(parts)
+
     def _refuses(self, conv: ConvSpec) -> str | None:
         """`refuses` for an ungrouped Conv."""
         return None
@@ -90,16 +133,32 @@ class Scheme(ABC):
     def _decompose(self, conv: ConvSpec, weight: Weight) -> Decomposition:
         """`decompose` for an ungrouped Conv."""
 
+    @abstractmethod
+    def _regress(self, conv: ConvSpec, weight: Weight, sample: Sample, top: Rank, refine: int) -> Regression:
+        """`regress` for an ungrouped Conv."""
 
-class PairDecomposition(ABC):
-    """Two factors from the best rank-r approximation of one unfolding of the weight.
 
-    Subclasses say how the weight unfolds to a matrix and how the matrix factors fold back.
-    """
+class Unfolding(ABC):
+    """A weight as a matrix whose rank is truncated, and that matrix's factors as the weights of two Convs."""
 
-    def __init__(self, conv: ConvSpec, weight: Weight) -> None:
+    def __init__(self, conv: ConvSpec) -> None:
         self.conv = conv
-        self._matrix = GramFactorization(self.unfold(weight))
+
+    @abstractmethod
+    def unfold(self, weight: Weight) -> Weight:
+        """The weight as a matrix."""
+
+    @abstractmethod
+    def fold(self, left: NDArray[np.float64], right: NDArray[np.float64]) -> Factors:
+        """The matrix factors `(rows, r)` and `(r, columns)` as the weights of the two Convs."""
+
+
+class PairDecomposition:
+    """Two factors from the best rank-r approximation of one unfolding of the weight."""
+
+    def __init__(self, unfolding: Unfolding, weight: Weight) -> None:
+        self._unfolding = unfolding
+        self._matrix = GramFactorization(unfolding.unfold(weight))
 
     @property
     def residuals(self) -> NDArray[np.float64]:
@@ -113,15 +172,8 @@ class PairDecomposition(ABC):
 
     def factors(self, weight: Weight, rank: Rank) -> Factors:
         """See `Decomposition`."""
-        return self.fold(*self._matrix.factors(self.unfold(weight), *rank))
-
-    @abstractmethod
-    def unfold(self, weight: Weight) -> Weight:
-        """The weight as the matrix whose rank is truncated."""
-
-    @abstractmethod
-    def fold(self, left: NDArray[np.float64], right: NDArray[np.float64]) -> Factors:
-        """The matrix factors `(rows, r)` and `(r, columns)` as the weights of the two Convs."""
+        unfolded = self._unfolding.unfold(weight)
+        return self._unfolding.fold(*self._matrix.factors(unfolded, *rank))
 
 
 class HosvdDecomposition(ABC):
@@ -171,6 +223,19 @@ class _GroupedDecomposition:
         """See `Decomposition`."""
         weights = _groups(weight, len(self._parts))
         factors = [part.factors(w, rank) for part, w in zip(self._parts, weights, strict=True)]
+        return tuple(np.concatenate(links) for links in zip(*factors, strict=True))
+
+
+class _GroupedRegression:
+    """The regressions of the groups of a Conv, in order; all get the same rank."""
+
+    def __init__(self, parts: Sequence[Regression]) -> None:
+        self._parts = parts
+        self.residuals = np.sum([part.residuals for part in parts], axis=0)
+
+    def factors(self, rank: Rank) -> Factors:
+        """See `Regression`."""
+        factors = [part.factors(rank) for part in self._parts]
         return tuple(np.concatenate(links) for links in zip(*factors, strict=True))
 
 

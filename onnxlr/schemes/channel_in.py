@@ -11,8 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlr.conv import ConvSpec
-from onnxlr.schemes.base import Factors, PairDecomposition, Rank, Scheme, Weight
-from onnxlr.schemes.channel_out import pointwise_efficiency, refuse_one_channel
+from onnxlr.moments import Sample
+from onnxlr.schemes.base import (
+    Decomposition,
+    Factors,
+    PairDecomposition,
+    Rank,
+    Regression,
+    Scheme,
+    Unfolding,
+    Weight,
+)
+from onnxlr.schemes.channel_out import OutputUnfolding, pointwise_efficiency, refuse_one_channel
+from onnxlr.schemes.pairs import HeadRegression, OutputRegression
 
 __all__ = ["ChannelIn"]
 
@@ -39,11 +50,16 @@ class ChannelIn(Scheme):
             return conv.with_channels(r, conv.in_channels), conv.pointwise(conv.out_channels, r)
         return conv.pointwise(r, conv.in_channels), conv.with_channels(conv.out_channels, r)
 
-    def _decompose(self, conv: ConvSpec, weight: Weight) -> PairDecomposition:
-        return _Decomposition(conv, weight)
+    def _decompose(self, conv: ConvSpec, weight: Weight) -> Decomposition:
+        return PairDecomposition(_Unfolding(conv), weight)
+
+    def _regress(self, conv: ConvSpec, weight: Weight, sample: Sample, top: Rank, refine: int) -> Regression:
+        if conv.is_pointwise:
+            return OutputRegression(OutputUnfolding(conv), weight, sample, *top)
+        return HeadRegression(_Unfolding(conv), weight, sample, top[0], refine)
 
 
-class _Decomposition(PairDecomposition):
+class _Unfolding(Unfolding):
     def unfold(self, weight: Weight) -> Weight:
         return weight.swapaxes(0, 1).reshape(weight.shape[1], -1)  # C × (M kH kW)
 

@@ -12,9 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlr.conv import ConvSpec
-from onnxlr.schemes.base import Factors, PairDecomposition, Rank, Scheme, Weight
+from onnxlr.moments import Sample
+from onnxlr.schemes.base import (
+    Decomposition,
+    Factors,
+    PairDecomposition,
+    Rank,
+    Regression,
+    Scheme,
+    Unfolding,
+    Weight,
+)
+from onnxlr.schemes.pairs import OutputRegression
 
-__all__ = ["ChannelOut", "pointwise_efficiency", "refuse_one_channel"]
+__all__ = ["ChannelOut", "OutputUnfolding", "pointwise_efficiency", "refuse_one_channel"]
 
 
 class ChannelOut(Scheme):
@@ -39,13 +50,18 @@ class ChannelOut(Scheme):
             return conv.pointwise(r, conv.in_channels), conv.with_channels(conv.out_channels, r)
         return conv.with_channels(r, conv.in_channels), conv.pointwise(conv.out_channels, r)
 
-    def _decompose(self, conv: ConvSpec, weight: Weight) -> PairDecomposition:
-        return _Decomposition(conv, weight)
+    def _decompose(self, conv: ConvSpec, weight: Weight) -> Decomposition:
+        return PairDecomposition(OutputUnfolding(conv), weight)
+
+    def _regress(self, conv: ConvSpec, weight: Weight, sample: Sample, top: Rank, refine: int) -> Regression:
+        return OutputRegression(OutputUnfolding(conv), weight, sample, *top)
 
 
-class _Decomposition(PairDecomposition):
+class OutputUnfolding(Unfolding):
+    """M × (C·kH·kW)."""
+
     def unfold(self, weight: Weight) -> Weight:
-        return weight.reshape(len(weight), -1)  # M × (C kH kW)
+        return weight.reshape(len(weight), -1)
 
     def fold(self, left: NDArray[np.float64], right: NDArray[np.float64]) -> Factors:
         window = self.conv.weight_shape[1:]

@@ -21,7 +21,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxlr.conv import ConvSpec
-from onnxlr.schemes.base import Decomposition, Factors, Rank, Scheme, Weight
+from onnxlr.moments import Sample
+from onnxlr.regression import GroupedFeatures, NestedRegression
+from onnxlr.schemes.base import Decomposition, Factors, Rank, Regression, Scheme, Weight
 from onnxlr.schemes.channel_in import ChannelIn
 from onnxlr.schemes.channel_out import ChannelOut
 
@@ -63,6 +65,11 @@ class Group(Scheme):
     def _decompose(self, conv: ConvSpec, weight: Weight) -> Decomposition:
         return _Decomposition(conv, self._block(conv), weight)
 
+    def _regress(self, conv: ConvSpec, weight: Weight, sample: Sample, top: Rank, refine: int) -> Regression:
+        if _is_over_input(conv):
+            return _InputRegression(self._block(conv), weight, sample, self._groups, top)
+        return _OutputRegression(self._block(conv), weight, sample, self._groups, top, refine)
+
     def _block(self, conv: ConvSpec) -> ConvSpec:
         """The part of the Conv from, or to, one group of channels."""
         if _is_over_input(conv):
@@ -87,6 +94,43 @@ class _Decomposition:
 
     def _split(self, weight: Weight) -> Sequence[Weight]:
         return np.split(weight, weight.shape[self._axis] // self._size, axis=self._axis)
+
+
+class _InputRegression:
+    """Case 1 for the outputs: principal components of what each group gives, mixed by least squares."""
+
+    def __init__(self, block: ConvSpec, weight: Weight, sample: Sample, groups: int, top: Rank) -> None:
+        self._window = block.weight_shape[1:]
+        matrix = weight.reshape(len(weight), -1).astype(np.float64)
+        self._features = GroupedFeatures(sample, matrix, groups, *top)
+        self._nested = NestedRegression(sample, self._features)
+        self.residuals = self._nested.energies().sum(axis=1)
+
+    def factors(self, rank: Rank) -> Factors:
+        """See `Regression`."""
+        (r,) = rank
+        coefficients, _ = self._nested.solve(r)
+        last = coefficients.reshape(len(coefficients), r, -1).swapaxes(1, 2)
+        ones = (1,) * (len(self._window) - 1)
+        first = self._features.vectors[:, :r].reshape(-1, *self._window)
+        return first, last.reshape(len(last), -1, *ones)
+
+
+class _OutputRegression:
+    """Case 2 for the outputs: each group of them regressed by itself."""
+
+    def __init__(
+        self, block: ConvSpec, weight: Weight, sample: Sample, groups: int, top: Rank, refine: int
+    ) -> None:
+        size = block.out_channels
+        rows = [slice(i * size, (i + 1) * size) for i in range(groups)]
+        self._parts = [_IN.regress(block, weight[r], [sample.for_outputs(r)], top, refine) for r in rows]
+        self.residuals = np.sum([part.residuals for part in self._parts], axis=0)
+
+    def factors(self, rank: Rank) -> Factors:
+        """See `Regression`."""
+        first, last = zip(*(part.factors(rank) for part in self._parts), strict=True)
+        return np.concatenate(first), np.concatenate(last)
 
 
 def _is_over_input(conv: ConvSpec) -> bool:

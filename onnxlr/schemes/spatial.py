@@ -24,15 +24,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlr.conv import ConvSpec, chain_macs
+from onnxlr.moments import Sample
+from onnxlr.regression import HeadFeatures, NestedRegression
 from onnxlr.schemes.base import (
     Decomposition,
     Factors,
     HosvdDecomposition,
     PairDecomposition,
     Rank,
+    Regression,
     Scheme,
+    Unfolding,
     Weight,
 )
+from onnxlr.schemes.pairs import HeadRegression
 
 __all__ = ["Spatial", "axis_order"]
 
@@ -71,7 +76,14 @@ class Spatial(Scheme):
         return _chain(conv, rank, axis_order(conv))
 
     def _decompose(self, conv: ConvSpec, weight: Weight) -> Decomposition:
-        return (_Pair if len(_split_axes(conv)) == 2 else _Triple)(conv, weight)
+        if len(_split_axes(conv)) == 2:
+            return PairDecomposition(_Pair(conv), weight)
+        return _Triple(conv, weight)
+
+    def _regress(self, conv: ConvSpec, weight: Weight, sample: Sample, top: Rank, refine: int) -> Regression:
+        if len(_split_axes(conv)) == 2:
+            return HeadRegression(_Pair(conv), weight, sample, top[0], refine)
+        return _TripleRegression(conv, weight, sample, top)
 
 
 def _split_axes(conv: ConvSpec) -> Axes:
@@ -92,7 +104,7 @@ def _chain(conv: ConvSpec, rank: Rank, order: Axes) -> tuple[ConvSpec, ...]:
     return tuple(conv.along(axes, channels[i + 1], channels[i]) for i, axes in enumerate(parts))
 
 
-class _Pair(PairDecomposition):
+class _Pair(Unfolding):
     """Case 1: the weight as `(C, k of the first axis, M, k of the second)`, unfolded in the middle."""
 
     def unfold(self, weight: Weight) -> Weight:
@@ -116,8 +128,64 @@ class _Triple(HosvdDecomposition):
     def fold(
         self, head: NDArray[np.float64], core: NDArray[np.float64], tail: NDArray[np.float64]
     ) -> Factors:
-        first, middle, last = axis_order(self.conv)
-        return _head(self.conv, head, first), _along(self.conv, core, middle), _tail(self.conv, tail, last)
+        return _fold_triple(self.conv, head, core, tail)
+
+
+class _TripleRegression:
+    """Case 2 for the outputs: a head and a pair's last factor, which is split the same way once more.
+
+    Errors are measured at a few ranks of the first entry and interpolated between them.
+    """
+
+    def __init__(self, conv: ConvSpec, weight: Weight, sample: Sample, top: Rank) -> None:
+        self._conv, self._sample, self._top = conv, sample, top
+        first, middle, last = (conv.kernel_shape[axis] for axis in axis_order(conv))
+        self._taps = middle, last
+        matrix = weight.reshape(len(weight), -1).astype(np.float64)
+        places = _in_order(conv, np.arange(matrix.shape[1]).reshape(1, *weight.shape[1:]))
+        index = places.reshape(conv.in_channels * first, middle * last)
+        self._features = HeadFeatures(sample, matrix, index, top[0])
+        self._nested = NestedRegression(sample, self._features)
+        self.residuals = self._measure()
+
+    def factors(self, rank: Rank) -> Factors:
+        """See `Regression`."""
+        r1, r2 = rank
+        features, nested = self._second(r1)
+        coefficients, _ = nested.solve(r2)
+        core = features.vectors[:r2].reshape(r2, r1, -1)
+        tail = coefficients.reshape(len(coefficients), r2, -1).swapaxes(1, 2).reshape(-1, r2)
+        return _fold_triple(self._conv, self._features.vectors[:r1].T, core, tail)
+
+    def _measure(self) -> NDArray[np.float64]:
+        r1, r2 = self._top
+        total = float(np.square(self._sample.outputs).sum(axis=1).mean())
+        measured = sorted({max(1, round(r1 * part)) for part in (0.125, 0.25, 0.5, 0.75, 1)})
+        curves = [np.full(r2 + 1, total), *(self._curve(rank, total) for rank in measured)]
+        ranks = np.arange(r1 + 1)
+        columns = np.transpose(curves)
+        return np.stack([np.interp(ranks, [0, *measured], column) for column in columns], axis=1)
+
+    def _curve(self, r1: int, total: float) -> NDArray[np.float64]:
+        curve = self._second(r1)[1].energies().sum(axis=1)
+        rest = self._top[1] + 1 - len(curve)
+        return np.concatenate([np.minimum(curve, total), np.full(rest, min(curve[-1], total))])
+
+    def _second(self, r1: int) -> tuple[HeadFeatures, NestedRegression]:
+        """The last factor of the pair at rank r1, regressed on its own inputs."""
+        coefficients, _ = self._nested.solve(r1)
+        sample = self._nested.inputs_of(r1)
+        index = np.arange(coefficients.shape[1]).reshape(-1, self._taps[1])
+        ranks = min(self._top[1], len(index), len(coefficients) * self._taps[1])
+        features = HeadFeatures(sample, coefficients, index, ranks)
+        return features, NestedRegression(sample, features)
+
+
+def _fold_triple(
+    conv: ConvSpec, head: NDArray[np.float64], core: NDArray[np.float64], tail: NDArray[np.float64]
+) -> Factors:
+    first, middle, last = axis_order(conv)
+    return _head(conv, head, first), _along(conv, core, middle), _tail(conv, tail, last)
 
 
 def _in_order(conv: ConvSpec, weight: Weight) -> Weight:

@@ -10,7 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlr.conv import ConvSpec
-from onnxlr.schemes.base import Decomposition, Factors, HosvdDecomposition, Rank, Scheme, Weight
+from onnxlr.moments import Sample
+from onnxlr.regression import HeadFeatures, NestedRegression, leading_vectors
+from onnxlr.schemes.base import (
+    Decomposition,
+    Factors,
+    HosvdDecomposition,
+    Rank,
+    Regression,
+    Scheme,
+    Weight,
+)
 from onnxlr.schemes.channel_out import refuse_one_channel
 
 __all__ = ["Tucker2"]
@@ -47,6 +57,9 @@ class Tucker2(Scheme):
     def _decompose(self, conv: ConvSpec, weight: Weight) -> Decomposition:
         return _Decomposition(conv, weight)
 
+    def _regress(self, conv: ConvSpec, weight: Weight, sample: Sample, top: Rank, refine: int) -> Regression:
+        return _Regression(conv, weight, sample, top)
+
 
 class _Decomposition(HosvdDecomposition):
     def unfold(self, weight: Weight) -> Weight:
@@ -57,6 +70,39 @@ class _Decomposition(HosvdDecomposition):
     ) -> Factors:
         ones = (1,) * len(self.conv.kernel_shape)
         return head.T.reshape(*head.T.shape, *ones), core, tail.reshape(*tail.shape, *ones)
+
+
+class _Regression:
+    """`channel-in` regressed on the inputs, its last factor reduced to principal components of what it gives.
+
+    At given input vectors and ridge the last two factors are the optimum (reduced-rank regression); the
+    input vectors are those of `channel-in`. The errors are those with the components of the layer's outputs.
+    """
+
+    def __init__(self, conv: ConvSpec, weight: Weight, sample: Sample, top: Rank) -> None:
+        self._conv = conv
+        matrix = weight.reshape(len(weight), -1).astype(np.float64)
+        index = np.arange(matrix.shape[1]).reshape(conv.in_channels, -1)
+        self._features = HeadFeatures(sample, matrix, index, top[0])
+        rotation = leading_vectors(matrix @ sample.covariance @ matrix.T, len(matrix))
+        self._nested = NestedRegression(sample, self._features, rotation)
+        energies = self._nested.energies()
+        kept = np.cumsum(energies, axis=1)[:, : top[1]]
+        lost = energies[0].sum() - np.cumsum(energies[0])[: top[1]]
+        total = np.full((len(energies), 1), energies[0].sum())
+        self.residuals = np.hstack([total, kept + lost])
+
+    def factors(self, rank: Rank) -> Factors:
+        """See `Regression`."""
+        r1, r2 = rank
+        coefficients, _ = self._nested.solve(r1)
+        count = coefficients.shape[1]
+        covariance = self._nested.covariance[:count, :count]
+        tail = leading_vectors(coefficients @ covariance @ coefficients.T, r2)
+        core = (tail.T @ coefficients).reshape(r2, r1, *self._conv.kernel_shape)
+        head = self._features.vectors[:r1]
+        ones = (1,) * len(self._conv.kernel_shape)
+        return head.reshape(*head.shape, *ones), core, tail.reshape(*tail.shape, *ones)
 
 
 schemes = (Tucker2(),)

@@ -8,9 +8,18 @@ from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 
-from onnxlr.selectors.base import Candidate, Choice, RankSelector, Refusal
+from onnxlr.selectors.base import Candidate, Choice, Judges, LayerOptions, ModelSize, RankSelector, Refusal
 
-__all__ = ["Candidate", "Choice", "RankSelector", "Refusal", "all_selectors"]
+__all__ = [
+    "Candidate",
+    "Choice",
+    "Judges",
+    "LayerOptions",
+    "ModelSize",
+    "RankSelector",
+    "Refusal",
+    "all_selectors",
+]
 
 
 @cache

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlr.selectors.base import Candidate, Choice, Refusal
+from onnxlr.selectors.base import (
+    Candidate,
+    Choice,
+    Judges,
+    LayerOptions,
+    ModelSize,
+    Refusal,
+    cheapest_chain,
+    checked_fraction,
+)
 
 __all__ = ["Selector", "keeps_energy"]
 
@@ -27,32 +35,22 @@ class Selector:
 
     name = "energy"
     help = "Keep this fraction of every weight's energy (sum of squared singular values).  [default: 0.95]"
+    takes_value = True
+    judges: Judges = "outputs"
 
     def __init__(self, value: float) -> None:
-        if not 0 < value <= 1:
-            raise ValueError(f"energy is a fraction, 0 < energy <= 1; got {value}")
-        self.value = value
+        self.value = checked_fraction(self.name, value)
 
-    def __call__(self, candidates: Sequence[Candidate]) -> Mapping[str, Choice | Refusal]:
+    def __call__(self, options: Sequence[LayerOptions], model: ModelSize) -> Mapping[str, Choice | Refusal]:  # noqa: ARG002 - no budget
         """See `RankSelector`."""
-        by_layer: defaultdict[str, list[Candidate]] = defaultdict(list)
-        for candidate in candidates:
-            by_layer[candidate.layer].append(candidate)
-        return {layer: self._select(layer, group) for layer, group in by_layer.items()}
+        return {layer.layer: self._select(layer) for layer in options}
 
-    def _select(self, layer: str, candidates: Sequence[Candidate]) -> Choice | Refusal:
-        options = []
-        for candidate in candidates:
-            index = candidate.cheapest(keeps_energy(candidate, self.value))
-            if index is not None:
-                options.append((candidate.cost[index], candidate, index))
-        if not options:
+    def _select(self, options: LayerOptions) -> Choice | Refusal:
+        chains = [
+            (candidate, index)
+            for candidate in options.candidates
+            if (index := candidate.cheapest(keeps_energy(candidate, self.value))) is not None
+        ]
+        if not chains:
             return Refusal(f"no allowed rank keeps {self.value:g} of the energy")
-        cost, best, index = min(options, key=lambda option: option[0])
-        if cost < best.limit:
-            return Choice(layer, best.scheme, best.ranks[index])
-        rank = "×".join(map(str, best.ranks[index]))
-        return Refusal(
-            f"no gain at energy {self.value:g}: the cheapest chain ({best.scheme}, rank {rank}) "
-            f"costs {cost:.2f} of the layer"
-        )
+        return cheapest_chain(options.layer, chains, f"energy {self.value:g}")

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 
-from onnxlr.selectors import Candidate, Choice, Refusal, all_selectors
+from onnxlr.selectors import Candidate, Choice, ModelSize, Refusal
 from onnxlr.selectors.energy import Selector
-
-
-def candidate(scheme: str, cost: list[float], error: list[float], limit: float = 1.0) -> Candidate:
-    ranks = [(8 * (i + 1),) for i in range(len(cost))]
-    return Candidate("layer", scheme, ranks, np.array(cost), np.array(cost), np.array(error), limit)
+from tests.selectors.builders import candidate, layer
 
 
 @pytest.mark.parametrize(
@@ -39,10 +34,12 @@ def candidate(scheme: str, cost: list[float], error: list[float], limit: float =
             Refusal("no gain at energy 0.95: the cheapest chain (a, rank 16) costs 1.20 of the layer"),
         ),
         ([candidate("a", [0.5, 1.0], [0.1, 0.0])], 1.0, "no gain at energy 1"),
+        # errors of outputs need not be 0 at full rank
+        ([candidate("a", [0.5, 0.6], [0.2, 0.1])], 0.95, Refusal("no allowed rank keeps 0.95 of the energy")),
     ],
 )
 def test_selection(candidates: list[Candidate], energy: float, expected: Choice | Refusal | str) -> None:
-    verdict = Selector(energy)(candidates)["layer"]
+    verdict = Selector(energy)([layer(*candidates)], ModelSize(100, 100))["layer"]
     if isinstance(expected, str):
         assert isinstance(verdict, Refusal)
         assert verdict.reason.startswith(expected)
@@ -54,7 +51,3 @@ def test_selection(candidates: list[Candidate], energy: float, expected: Choice 
 def test_energy_is_a_fraction(energy: float) -> None:
     with pytest.raises(ValueError, match="energy is a fraction"):
         Selector(energy)
-
-
-def test_selectors_are_found_by_being_there() -> None:
-    assert all_selectors() == {"energy": Selector}

@@ -1,0 +1,76 @@
+"""One step of alternating least squares: the first factor of a pair for a given last one, exactly.
+
+With A the vectors `(r, head)`, B_t the last factor at tap t and S_tu the covariance of the input's columns t
+and u, the normal equations Σ_tu B_tᵀB_u A S_ut = Σ_t B_tᵀ C_t have r · head unknowns: too many to factorize,
+so conjugate gradients solve them, preconditioned with what they would be if the columns were uncorrelated.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+from scipy.sparse.linalg import LinearOperator, cg
+
+from onnxlr.moments import Sample
+
+__all__ = ["improved_vectors"]
+
+Float = NDArray[np.float64]
+
+_RIDGE = 1e-3
+"""Draws the vectors to the given ones, by the mean of the diagonal of the equations."""
+
+_TOLERANCE, _STEPS = 1e-4, 40
+
+
+def improved_vectors(sample: Sample, index: NDArray[np.intp], vectors: Float, coefficients: Float) -> Float:
+    """The vectors with the smallest E‖y − Σ_t B_t A x_t‖² on the sample's moments.
+
+    Args:
+        sample: covariance and cross moments.
+        index: `(head, taps)`, which entry of x is where.
+        vectors: `(r, head)`, to start from.
+        coefficients: `(M, r · taps)`, the last factor.
+    """
+    (rank, head), taps = vectors.shape, index.shape[1]
+    order = index.T.ravel()
+    blocks = sample.covariance[np.ix_(order, order)].reshape(taps, head, taps, head).swapaxes(1, 2)
+    last = coefficients.reshape(-1, rank, taps)
+    inner = np.einsum("mrt,msu->turs", last, last, optimize=True)
+    target = np.einsum("mrt,mth->rh", last, sample.cross[:, order].reshape(-1, taps, head), optimize=True)
+    rows, columns = inner.trace(), blocks.trace() / taps  # sums over t of what belongs to one tap
+    strength = _RIDGE * float(rows.diagonal().mean() * columns.diagonal().mean())
+
+    def normal(flat: Float) -> Float:
+        given = flat.reshape(rank, head)
+        total = strength * given
+        for t in range(taps):
+            for u in range(taps):
+                total = total + inner[t, u] @ (given @ blocks[u, t])
+        return total.ravel()
+
+    divided = linalg.cho_factor(_ridged(rows)), linalg.cho_factor(_ridged(columns))
+
+    def precondition(flat: Float) -> Float:
+        half = linalg.cho_solve(divided[0], flat.reshape(rank, head))
+        return np.asarray(linalg.cho_solve(divided[1], half.T).T).ravel()
+
+    size = (rank * head, rank * head)
+    solution, _ = cg(
+        LinearOperator(size, matvec=normal, dtype=np.float64),
+        (target + strength * vectors).ravel(),
+        x0=vectors.ravel(),
+        rtol=_TOLERANCE,
+        maxiter=_STEPS,
+        M=LinearOperator(size, matvec=precondition, dtype=np.float64),
+    )
+    return np.asarray(solution).reshape(rank, head)
+
+
+def _ridged(matrix: NDArray[Any]) -> Float:
+    """The matrix with enough on its diagonal to be factorized."""
+    strength = max(_RIDGE * float(matrix.diagonal().mean()), np.finfo(np.float64).tiny)
+    return np.asarray(matrix + strength * np.eye(len(matrix)))

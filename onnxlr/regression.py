@@ -1,0 +1,257 @@
+"""Outputs of a layer regressed on few features of its inputs: the error at every rank, on held-out pairs.
+
+The features of rank r + 1 are those of rank r and `block` more, so one Cholesky factorization serves all
+ranks: with L Lᵀ = cov(z) + ridge, the whitened features L⁻¹z are nested as well, and each adds its own share
+to the prediction. The ridge draws the coefficients towards those that the features come with.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from onnxlr.alternation import improved_vectors
+from onnxlr.moments import Sample
+
+__all__ = [
+    "Features",
+    "GroupedFeatures",
+    "HeadFeatures",
+    "NestedRegression",
+    "OutputFeatures",
+    "leading_vectors",
+]
+
+Float = NDArray[np.float64]
+Array = NDArray[Any]
+
+RIDGES = (None, 1e-2, 1e-1)
+"""Strengths that compete, by the mean variance of a feature; None leaves the coefficients as they come."""
+
+_FLOOR = 1e-6
+"""Variance, by the largest one, below which a direction of the inputs counts as if it had that much."""
+
+_STEP = 8
+"""Ranks between two measured errors where the full rank is above 64; between them errors are interpolated."""
+
+
+class Features(ABC):
+    """Linear features z = F x of a layer's input, rank by rank.
+
+    Attributes:
+        block: features a rank.
+        prior: `(M, ranks · block)`, coefficients that the features come with.
+    """
+
+    block: int
+    prior: Float
+
+    @abstractmethod
+    def apply(self, rows: Array) -> Array:
+        """`(n, D)` to `(n, ranks · block)`: the product with Fᵀ."""
+
+
+class HeadFeatures(Features):
+    """The input as a matrix `(head, taps)`, each column reduced to its projections on a few vectors.
+
+    The vectors are the optimum of Σ over taps of E‖(W_t − Ŵ_t) x_t‖² where all taps have the same covariance,
+    the mean over the taps: a truncated SVD, weighted by the square root of that covariance.
+
+    Args:
+        sample: for the covariance of the inputs.
+        weight: `(M, D)`.
+        index: `(head, taps)`, which entry of x is where.
+        ranks: number of vectors.
+
+    Attributes:
+        vectors: `(ranks, head)`.
+    """
+
+    def __init__(self, sample: Sample, weight: Float, index: NDArray[np.intp], ranks: int) -> None:
+        self.block, self._index = index.shape[1], index
+        covariance = np.mean([sample.covariance[np.ix_(tap, tap)] for tap in index.T], axis=0)
+        root, inverse = _roots(covariance)
+        unfolded = weight[:, index]  # M, head, taps
+        seen = np.einsum("mht,hk->kmt", unfolded, root, optimize=True)
+        basis = leading_vectors(np.einsum("kmt,lmt->kl", seen, seen, optimize=True), ranks)
+        self.vectors = basis.T @ inverse
+        self.prior = np.einsum("kmt,kr->mrt", seen, basis, optimize=True).reshape(len(weight), -1)
+
+    def improved(self, sample: Sample, vectors: Float, coefficients: Float) -> HeadFeatures:
+        """The features whose vectors are the optimum for given coefficients `(M, ranks · block)`."""
+        better = copy(self)
+        better.vectors = improved_vectors(sample, self._index, vectors, coefficients)
+        better.prior = coefficients
+        return better
+
+    def apply(self, rows: Array) -> Array:
+        """See `Features`."""
+        columns = rows[:, self._index]  # n, head, taps
+        features: Array = np.matmul(self.vectors.astype(rows.dtype), columns)
+        return features.reshape(len(rows), -1)
+
+
+class OutputFeatures(Features):
+    """The leading principal components of the outputs W x: the optimum of E‖W x − ŷ‖² (exact).
+
+    Args:
+        sample: for the covariance of the inputs.
+        weight: `(M, D)`.
+        ranks: number of components.
+
+    Attributes:
+        vectors: `(ranks, D)`.
+    """
+
+    block = 1
+
+    def __init__(self, sample: Sample, weight: Float, ranks: int) -> None:
+        self.prior = leading_vectors(weight @ sample.covariance @ weight.T, ranks)
+        self.vectors = self.prior.T @ weight
+
+    def apply(self, rows: Array) -> Array:
+        """See `Features`."""
+        features: Array = rows @ self.vectors.T.astype(rows.dtype)
+        return features
+
+
+class GroupedFeatures(Features):
+    """`OutputFeatures` of each group of the inputs, one of each group a rank.
+
+    Args:
+        sample: for the covariance of the inputs.
+        weight: `(M, D)`.
+        groups: number of groups of neighbours among the inputs.
+        ranks: components of each group.
+
+    Attributes:
+        vectors: `(groups, ranks, D / groups)`.
+    """
+
+    def __init__(self, sample: Sample, weight: Float, groups: int, ranks: int) -> None:
+        self.block = groups
+        size = weight.shape[1] // groups
+        parts = [slice(i * size, (i + 1) * size) for i in range(groups)]
+        bases = [
+            leading_vectors(weight[:, p] @ sample.covariance[p, p] @ weight[:, p].T, ranks) for p in parts
+        ]
+        self.vectors = np.stack([b.T @ weight[:, p] for b, p in zip(bases, parts, strict=True)])
+        self.prior = np.stack(bases, axis=2).reshape(len(weight), -1)
+
+    def apply(self, rows: Array) -> Array:
+        """See `Features`."""
+        parts = rows.reshape(len(rows), self.block, -1)
+        vectors = self.vectors.astype(rows.dtype)
+        features: Array = np.einsum("ngd,grd->nrg", parts, vectors, optimize=True)
+        return features.reshape(len(rows), -1)
+
+
+class NestedRegression:
+    """See the module.
+
+    Args:
+        sample: moments, and held-out pairs to judge by.
+        features: what to regress on.
+        rotation: `(M, M)`, orthogonal; outputs are told apart in its basis.
+    """
+
+    def __init__(self, sample: Sample, features: Features, rotation: Float | None = None) -> None:
+        self._sample, self._features = sample, features
+        self._rotation = rotation
+        self.block = features.block
+        self.covariance: Float = features.apply(features.apply(sample.covariance).T)
+        self.cross: Float = features.apply(sample.cross)
+        self._held = features.apply(sample.inputs)
+
+    def energies(self) -> Float:
+        """`(ranks + 1, M)`: mean squared error of every output at every rank, by the best ridge for each."""
+        curves = [self._curve(ridge) for ridge in RIDGES]
+        best = np.argmin([curve.sum(axis=1) for curve in curves], axis=0)
+        measured = np.choose(best[:, None], curves)
+        ranks = np.arange(self._measured[-1] + 1)
+        return np.stack([np.interp(ranks, self._measured, column) for column in measured.T], axis=1)
+
+    def solve(self, rank: int, ridges: Sequence[float | None] = (*RIDGES, 1.0)) -> tuple[Float, float]:
+        """Coefficients `(M, rank · block)` by the ridge with the smallest error on held-out pairs, and it."""
+        count = rank * self.block
+        inputs = self._held[:, :count]
+        found = [self._coefficients(count, ridge) for ridge in ridges]
+        errors = [_mean_square(self._sample.outputs - inputs @ c.T.astype(np.float32)) for c in found]
+        best = int(np.argmin(errors))
+        return found[best], errors[best]
+
+    def inputs_of(self, rank: int) -> Sample:
+        """The sample with the features of a rank as inputs."""
+        count = rank * self.block
+        return replace(
+            self._sample,
+            covariance=self.covariance[:count, :count],
+            cross=self.cross[:, :count],
+            inputs=self._held[:, :count],
+        )
+
+    @property
+    def _measured(self) -> list[int]:
+        full = self._features.prior.shape[1] // self.block
+        step = 1 if full <= 8 * _STEP else _STEP
+        return [*range(0, full, step), full]
+
+    def _coefficients(self, count: int, ridge: float | None) -> Float:
+        prior = self._features.prior[:, :count]
+        if ridge is None:
+            return prior
+        factor, weight = self._factor(count, ridge)
+        target = self.cross[:, :count] + weight * prior
+        return linalg.cho_solve((factor, True), target.T).T
+
+    def _factor(self, count: int, ridge: float) -> tuple[Float, float]:
+        """Cholesky factor of the ridged covariance, and the ridge's absolute strength."""
+        covariance = self.covariance[:count, :count].copy()
+        weight = ridge * max(float(covariance.diagonal().mean()), np.finfo(np.float64).tiny)
+        covariance.flat[:: count + 1] += weight
+        return linalg.cholesky(covariance, lower=True, overwrite_a=True, check_finite=False), weight
+
+    def _curve(self, ridge: float | None) -> Float:
+        prior = self._features.prior
+        if ridge is None:
+            shares, features = prior.T, self._held
+        else:
+            factor, weight = self._factor(prior.shape[1], ridge)
+            target = (self.cross + weight * prior).T
+            shares = linalg.solve_triangular(factor, target, lower=True, check_finite=False)
+            single = factor.astype(np.float32)
+            features = linalg.solve_triangular(single, self._held.T, lower=True, check_finite=False).T
+        rotation = np.eye(prior.shape[0]) if self._rotation is None else self._rotation
+        shares = (shares @ rotation).astype(np.float32)
+        residual = self._sample.outputs @ rotation.astype(np.float32)
+        curve = [np.square(residual).mean(axis=0)]
+        for low, high in zip(self._measured[:-1], self._measured[1:], strict=True):
+            new = slice(low * self.block, high * self.block)
+            residual -= features[:, new] @ shares[new]
+            curve.append(np.square(residual).mean(axis=0))
+        return np.array(curve, np.float64)
+
+
+def _mean_square(rows: Array) -> float:
+    return float(np.square(rows).sum(axis=1, dtype=np.float64).mean())
+
+
+def leading_vectors(matrix: Float, count: int) -> Float:
+    """Eigenvectors `(n, count)` of the largest eigenvalues, largest first."""
+    n = len(matrix)
+    _, vectors = linalg.eigh(matrix, subset_by_index=(n - count, n - 1), check_finite=False)
+    return np.ascontiguousarray(vectors[:, ::-1])
+
+
+def _roots(covariance: Float) -> tuple[Float, Float]:
+    """R with R Rᵀ = covariance, and R⁻¹; directions without variance get a little."""
+    values, vectors = linalg.eigh(covariance, check_finite=False)
+    roots = np.sqrt(np.maximum(values, max(_FLOOR * values[-1], np.finfo(np.float64).tiny)))
+    return vectors * roots, (vectors / roots).T

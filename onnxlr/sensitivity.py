@@ -1,0 +1,64 @@
+"""How much an error of one layer changes the outputs of the network: measured, without labels."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxlr.network import Network, State
+
+__all__ = ["Probes"]
+
+_RUNS = 8
+"""Runs to measure on, at most; and at most a quarter of all."""
+
+
+class Probes:
+    """Some runs of the original and its outputs in them.
+
+    Args:
+        network: the original.
+        states: of all runs, before the first piece.
+    """
+
+    def __init__(self, network: Network, states: Sequence[State]) -> None:
+        self._network = network
+        count = min(_RUNS, max(1, len(states) // 4))
+        self._runs = [i * len(states) // count for i in range(count)]
+        whole = network.piece(0, states[0], until=len(network.order))
+        self._expected = [self._outputs(whole.run(states[run])) for run in self._runs]
+
+    def measure(
+        self, index: int, states: Sequence[State], change: Callable[[ModelProto], ModelProto]
+    ) -> float:
+        """Mean over the outputs of their relative squared error, ‖o − ô‖² / ‖o‖².
+
+        Args:
+            index: of the piece that begins with the changed layer.
+            states: of all runs, before that piece.
+            change: what is done to the layer.
+        """
+        piece = self._network.piece(index, states[0], change=change, until=len(self._network.order))
+        wrong: defaultdict[str, float] = defaultdict(float)
+        right: defaultdict[str, float] = defaultdict(float)
+        for run, expected in zip(self._runs, self._expected, strict=True):
+            for name, value in self._outputs(piece.run(states[run])).items():
+                wrong[name] += _energy(value - expected[name])
+                right[name] += _energy(expected[name])
+        ratios = [wrong[name] / right[name] for name in wrong if right[name] > 0]
+        return float(np.mean(ratios)) if ratios else 0.0
+
+    def _outputs(self, state: State) -> dict[str, NDArray[np.float64]]:
+        """The outputs that are numbers."""
+        values = {name: state.get(name) for name in self._network.outputs}
+        numeric = {n: v for n, v in values.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"}
+        return {name: value.astype(np.float64) for name, value in numeric.items()}
+
+
+def _energy(values: NDArray[np.float64]) -> float:
+    """Sum of the squares of what is finite."""
+    return float(np.square(values, where=np.isfinite(values), out=np.zeros_like(values)).sum())
