@@ -32,8 +32,6 @@ class Checks:
 
     Attributes:
         inputs: data in one of the formats of `onnxlr.feeds`; None: seeded random numbers.
-        images: how image files become arrays.
-        samples: at most so many of the inputs, evenly spaced; None: all.
         labels: .npy file with the class of every sample; None: accuracy is not measured.
         input_shapes: for symbolic dimensions of random inputs.
         limits: past them the result fails.
@@ -41,11 +39,11 @@ class Checks:
         threads: intra-op threads of ONNX Runtime, 0 for its default.
         latency_seconds: time to spend on paired timing, 0 for none.
         seed: of random inputs and of the order in timing.
+        images: how image files become arrays.
+        samples: at most so many of the inputs, evenly spaced; None: all.
     """
 
     inputs: str | None = None
-    images: ImageOptions = ImageOptions()
-    samples: int | None = None
     labels: str | None = None
     input_shapes: Mapping[str, Sequence[int]] | None = None
     limits: Limits = Limits()
@@ -53,6 +51,8 @@ class Checks:
     threads: int = 0
     latency_seconds: float = 5.0
     seed: int = 0
+    images: ImageOptions = ImageOptions()
+    samples: int | None = None
 
     @property
     def needs_a_run(self) -> bool:

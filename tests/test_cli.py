@@ -97,6 +97,7 @@ def test_selection_options_reach_the_plan(model: Path, tmp_path: Path) -> None:
         "align": 4,
         "gate": "none",
         "input_shapes": {"x": [3, 32, 11, 13]},
+        "calibration": None,
     }
 
 

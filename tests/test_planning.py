@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,12 @@ from onnxlr import factorization
 from onnxlr.analysis import analyse
 from onnxlr.conv import ConvSpec, chain_macs, chain_params
 from onnxlr.factorization import LayerWeights
+from onnxlr.judging import judge_weights
 from onnxlr.layer import Layer
+from onnxlr.offers import Prospect, aligned_ranks, find_prospects
 from onnxlr.parallel import no_progress
-from onnxlr.planning import aligned_ranks, candidates, plan_layers
-from onnxlr.schemes import all_schemes
+from onnxlr.planning import plan_layers
+from onnxlr.schemes import Scheme, all_schemes
 from onnxlr.selectors import Candidate, Choice, Judges, LayerOptions, ModelSize, Refusal
 from tests.builders import constants, conv_model, gemm_model, make_model, weight
 
@@ -43,11 +45,16 @@ def test_ranks_are_aligned_and_never_above_full(full: Any, align: int, ranks: An
     assert aligned_ranks(full, align) == tuple(ranks)
 
 
+def candidates(model: ModelProto, schemes: Iterable[Scheme], align: int = 8) -> tuple[Candidate, ...]:
+    """What the schemes offer for a model's only layer, whatever it costs."""
+    (prospect,) = find_prospects(analyse(model), schemes, align, "none")
+    assert isinstance(prospect, Prospect)
+    return judge_weights([prospect], LayerWeights({}), 1, no_progress).candidates(prospect)
+
+
 def test_equal_chains_are_tried_once() -> None:
-    model = gemm_model(weight(32, 16))
-    (layer,) = analyse(model)
-    found = candidates(layer, all_schemes().values(), LayerWeights({}), 8, 1.0)  # type: ignore[arg-type]
-    assert [candidate.scheme for candidate in found] == ["channel-in"]  # type: ignore[union-attr]
+    found = candidates(gemm_model(weight(32, 16)), all_schemes().values())
+    assert [candidate.scheme for candidate in found] == ["channel-in"]
 
 
 @pytest.mark.parametrize("scheme", list(all_schemes()))
@@ -56,8 +63,7 @@ def test_cost_of_every_rank_is_that_of_its_chain(scheme: str, size: Any) -> None
     model = conv_model(weight(24, 20, 3, 3), size, strides=[2, 1], pads=[1, 1, 0, 0])
     (layer,) = analyse(model)
     assert isinstance(layer, Layer)
-    (offer,) = candidates(layer, [all_schemes()[scheme]], LayerWeights({}), 3, math.inf)
-    assert isinstance(offer, Candidate)
+    (offer,) = candidates(model, [all_schemes()[scheme]], align=3)
     chains = [all_schemes()[scheme].chain(layer.conv, rank) for rank in offer.ranks]
     own = chain_macs([layer.conv], layer.spatial)
     assert offer.macs == pytest.approx(
@@ -96,9 +102,7 @@ def test_spectra_are_those_of_what_each_rank_entry_truncates(
     scheme: str, group: int, groups: int, unfold: Any
 ) -> None:
     w = weight(24, 16, 3, 3)
-    (layer,) = analyse(conv_model(w, group=group))
-    (offer,) = candidates(layer, [all_schemes()[scheme]], LayerWeights({}), 8, math.inf)  # type: ignore[arg-type,misc]
-    assert isinstance(offer, Candidate)
+    (offer,) = candidates(conv_model(w, group=group), [all_schemes()[scheme]])
     assert offer.groups == groups
     for spectrum, matrix, full in zip(offer.spectra, (f(w) for f in unfold), offer.ranks[-1], strict=True):
         expected = sigma2(matrix.astype(np.float64))
@@ -248,22 +252,40 @@ def test_selectors_are_shown_layers_and_the_model() -> None:
     assert {candidate.layer for candidate in first.candidates} == {"conv1"}
 
 
-def test_sensitivities_reach_the_selector() -> None:
+def shown(model: ModelProto, sensitivity: dict[str, float]) -> Sequence[LayerOptions]:
+    """What a selector is shown where some layers' sensitivities were measured."""
     recorder = Recorder()
-    found = analyse(chain(a="first", b="second", c="third"))
-    arguments = (
-        found,
-        LayerWeights({}),
-        all_schemes(),
-        recorder,
-        ModelSize(None, 1),
-        8,
-        "macs",
-        1,
-        no_progress,
-    )
-    plan_layers(*arguments, sensitivity={"second": 0.25})
-    assert [options.sensitivity for options in recorder.options] == [1.0, 0.25, 1.0]
+    found = find_prospects(analyse(model), all_schemes().values(), 8, "macs")
+    measured = {
+        f.layer.key: sensitivity[f.layer.name]
+        for f in found
+        if isinstance(f, Prospect) and f.layer.name in sensitivity
+    }
+    judgement = replace(judge_weights(found, LayerWeights({}), 1, no_progress), sensitivity=measured)
+    plan_layers(found, judgement, recorder, ModelSize(None, 1), LayerWeights({}).shared_key)
+    return recorder.options
+
+
+def test_sensitivities_reach_the_selector() -> None:
+    options = shown(network(), {"conv1": 0.5, "conv3": 0.1, "fc": 0.2})
+    assert {o.layer: o.sensitivity for o in options} == {"conv1": 0.5, "conv2": 0.2, "conv3": 0.1, "fc": 0.2}
+
+
+def test_layers_that_share_a_weight_are_one_to_the_selector() -> None:
+    (options,) = shown(chain(a="first", b="second", c="third"), {"first": 0.5, "second": 0.25, "third": 1.0})
+    assert options.params == 32 * 32 * 9
+    assert options.macs == 32 * 32 * 9 * (7 * 7 + 5 * 5 + 3 * 3)
+    assert options.sensitivity == 1.75
+
+
+@pytest.mark.parametrize("target", [0.2, 0.5, 0.9])
+def test_a_target_of_params_is_met_where_layers_share_a_weight(target: float) -> None:
+    result = onnxlr.optimize(chain(a="first", b="second", c="third"), target_params=target, checks=None)
+    params = result.report.totals.params
+    assert params.before is not None
+    assert params.after is not None
+    assert params.after <= target * params.before
+    assert len({layer.rank for layer in result.plan.layers}) == 1
 
 
 @pytest.mark.parametrize("energy", [0.5, 0.8, 0.95, 0.999])

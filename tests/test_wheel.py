@@ -15,8 +15,10 @@ import onnxlr
 ROOT = Path(__file__).parent.parent
 
 PUBLIC = {
+    "Calibration",
     "Checks",
     "DataError",
+    "ImageOptions",
     "Limits",
     "ModelError",
     "OnnxlrError",

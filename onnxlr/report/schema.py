@@ -46,11 +46,11 @@ class Report:
         layers: what was factorized, in graph order.
         skipped: what was left alone, and why.
         totals: see `Totals`.
-        predicted_rel_l2: see `Plan.predicted_rel_l2`.
         validation: None if it was not asked for.
         latency: None if it was not asked for.
         notes: what the user should know, one line each.
         versions: of onnxlr and what it stands on, and the machine.
+        predicted_rel_l2: see `Plan.predicted_rel_l2`.
     """
 
     model: Mapping[str, str]
@@ -58,11 +58,11 @@ class Report:
     layers: tuple[PlannedLayer, ...]
     skipped: tuple[Skipped, ...]
     totals: Totals
-    predicted_rel_l2: float | None
     validation: Validation | None
     latency: Latency | None
     notes: tuple[str, ...]
     versions: Mapping[str, str]
+    predicted_rel_l2: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data for JSON; see docs/report.md for the schema."""

@@ -25,6 +25,8 @@ def render_report(report: Report, width: int = 80) -> Iterator[RenderableType]:
     yield from render_plan(report.layers, report.skipped, width)
     yield _totals(report.totals)
     yield from render_checks(report.validation, report.latency, report.notes)
+    if report.predicted_rel_l2 is not None and report.validation is not None:
+        yield Text(f"relative L2 that the layers' errors predicted: {report.predicted_rel_l2:.3g}")
 
 
 def render_plan(
