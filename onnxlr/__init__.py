@@ -1,6 +1,6 @@
 """Exact low-rank optimization of ONNX models: smaller and faster, without retraining, with proof."""
 
-from onnxlr.api import Result, apply, inspect, optimize, plan, validate
+from onnxlr.api import apply, inspect, optimize, plan, sweep, validate
 from onnxlr.calibration_data import Calibration
 from onnxlr.checking import Checks
 from onnxlr.errors import (
@@ -15,6 +15,8 @@ from onnxlr.errors import (
 from onnxlr.images import ImageOptions
 from onnxlr.plan import Plan, read_plan, write_plan
 from onnxlr.report import Report, write_report
+from onnxlr.report.curve import Sweep
+from onnxlr.result import Result
 from onnxlr.validation import Limits
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "ProviderError",
     "Report",
     "Result",
+    "Sweep",
     "UsageError",
     "ValidationError",
     "apply",
@@ -37,6 +40,7 @@ __all__ = [
     "optimize",
     "plan",
     "read_plan",
+    "sweep",
     "validate",
     "write_plan",
     "write_report",

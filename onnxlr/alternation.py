@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, cg
 
-from onnxlr.moments import Sample
-
 __all__ = ["improved_vectors"]
 
 Float = NDArray[np.float64]
@@ -23,33 +21,41 @@ Float = NDArray[np.float64]
 _RIDGE = 1e-3
 """Draws the vectors to the given ones, by the mean of the diagonal of the equations."""
 
-_TOLERANCE, _STEPS = 1e-4, 40
+_TOLERANCE, _STEPS = 1e-3, 20
+"""Float32, which the products are computed in, allows no more."""
 
 
-def improved_vectors(sample: Sample, index: NDArray[np.intp], vectors: Float, coefficients: Float) -> Float:
-    """The vectors with the smallest E‖y − Σ_t B_t A x_t‖² on the sample's moments.
+def improved_vectors(
+    covariance: Float, cross: Float, index: NDArray[np.intp], vectors: Float, coefficients: Float
+) -> Float:
+    """The vectors with the smallest E‖y − Σ_t B_t A x_t‖².
 
     Args:
-        sample: covariance and cross moments.
+        covariance: `(D, D)`, of x.
+        cross: `(M, D)`, of y and x.
         index: `(head, taps)`, which entry of x is where.
         vectors: `(r, head)`, to start from.
         coefficients: `(M, r · taps)`, the last factor.
     """
     (rank, head), taps = vectors.shape, index.shape[1]
     order = index.T.ravel()
-    blocks = sample.covariance[np.ix_(order, order)].reshape(taps, head, taps, head).swapaxes(1, 2)
+    blocks = covariance[np.ix_(order, order)].reshape(taps, head, taps, head).swapaxes(1, 2)
     last = coefficients.reshape(-1, rank, taps)
     inner = np.einsum("mrt,msu->turs", last, last, optimize=True)
-    target = np.einsum("mrt,mth->rh", last, sample.cross[:, order].reshape(-1, taps, head), optimize=True)
+    target = np.einsum("mrt,mth->rh", last, cross[:, order].reshape(-1, taps, head), optimize=True)
     rows, columns = inner.trace(), blocks.trace() / taps  # sums over t of what belongs to one tap
     strength = _RIDGE * float(rows.diagonal().mean() * columns.diagonal().mean())
 
+    rows_of = np.ascontiguousarray(blocks.swapaxes(1, 2).reshape(taps, head, -1), np.float32)
+    inner_of = inner.swapaxes(1, 2).reshape(taps * rank, taps * rank).astype(np.float32)
+
     def normal(flat: Float) -> Float:
         given = flat.reshape(rank, head)
+        seen = np.stack([given.astype(np.float32) @ part for part in rows_of])  # u; r; t, head
+        seen = seen.reshape(taps, rank, taps, head)
         total = strength * given
         for t in range(taps):
-            for u in range(taps):
-                total = total + inner[t, u] @ (given @ blocks[u, t])
+            total = total + inner_of[t * rank : (t + 1) * rank] @ seen[:, :, t].reshape(-1, head)
         return total.ravel()
 
     divided = linalg.cho_factor(_ridged(rows)), linalg.cho_factor(_ridged(columns))

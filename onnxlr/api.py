@@ -4,66 +4,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 
 from onnx import ModelProto
 
 from onnxlr.calibration_data import Calibration
-from onnxlr.checking import CheckResult, Checks, run_checks
-from onnxlr.errors import ModelError, UsageError
+from onnxlr.checking import CheckResult, Checks, Reference, run_checks
+from onnxlr.errors import ModelError
 from onnxlr.inspection import Inspection
 from onnxlr.job import Job, Selection, find_schemes
 from onnxlr.model_file import Model, load
 from onnxlr.parallel import Progress, available_cores, no_progress
 from onnxlr.plan import Plan
-from onnxlr.report import Report, installed_versions
-from onnxlr.runtime import ort_version
-from onnxlr.saving import save
-from onnxlr.selectors import RankSelector, all_selectors
+from onnxlr.report.curve import Sweep
+from onnxlr.result import Result, make_result
+from onnxlr.rules import default_rule, find_rule
+from onnxlr.searching import search
+from onnxlr.selectors import RankSelector
+from onnxlr.sweeping import find_targets, sweep_budgets
+from onnxlr.validation import Limits
 
-__all__ = ["Result", "Source", "apply", "inspect", "optimize", "plan", "validate"]
+__all__ = ["Source", "apply", "inspect", "optimize", "plan", "sweep", "validate"]
 
 Source = str | os.PathLike[str] | ModelProto | Model
 """A path, or a model in memory."""
 
 InputShapes = Mapping[str, Sequence[int]]
-
-_DEFAULT_ENERGY = 0.95
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Result:
-    """An optimized model.
-
-    Attributes:
-        model: the new ModelProto. Where the original has external data, what was not touched still refers to
-            them, and new weights to a temporary file that lives as long as this; `save` brings both along.
-        plan: what was factorized how.
-        report: what was done and measured.
-    """
-
-    model: ModelProto
-    plan: Plan
-    report: Report
-    _loaded: Model = field(repr=False)
-
-    def save(self, path: str | os.PathLike[str], external_data: str = "auto") -> list[Path]:
-        """Write the model; it appears whole or not at all, and may replace the original.
-
-        Args:
-            path: of the model's file; external data go to `<name>.data` beside it (`<name>.2.data` and so on
-                where there is such a file: none is ever overwritten).
-            external_data: `always` writes tensors above 1 KiB to a data file, `never` none, `auto` does if
-                the original has external data, or if the model takes more than protobuf's 2 GB.
-
-        Returns:
-            The files written, the model's first.
-
-        Raises:
-            UsageError: it cannot be written there, or is too large for one file.
-        """
-        return save(self._loaded, path, external_data)
 
 
 def inspect(
@@ -129,8 +95,10 @@ def plan(
         ModelError: the model cannot be read.
         UsageError: an option is out of range or contradicts another.
     """
-    rule = _find_selector(selector, energy, target_macs, target_params, evbmf)
-    selection = Selection(rule, find_schemes(schemes), include, exclude, align, gate)
+    rule = find_rule(
+        selector, energy=energy, target_macs=target_macs, target_params=target_params, evbmf=evbmf
+    )
+    selection = Selection(rule or default_rule(), find_schemes(schemes), include, exclude, align, gate)
     return _start(source, input_shapes, workers, progress, calibration).plan(selection)
 
 
@@ -156,7 +124,7 @@ def apply(
         PlanError: the plan is for another model, or asks for what cannot be done.
     """
     job = _start(source, plan.settings.get("input_shapes"), workers, progress, calibration)
-    return _result(job, plan, None, progress)
+    return make_result(job, plan, job.apply(plan))
 
 
 def optimize(
@@ -180,6 +148,9 @@ def optimize(
 ) -> Result:
     """Plan, rewrite, and hold the result against the original.
 
+    With limits and no rule to choose ranks by, the cheapest plan that keeps the limits is searched: budgets
+    of MACs (of parameters, where MACs are unknown) are bisected, and the best plan for each is tried.
+
     Args:
         checks: data, limits and device; None to run neither model. Without data of their own they use those
             of `calibration`. Whether the limits held is in `result.report.validation.passed`. Other arguments
@@ -188,17 +159,75 @@ def optimize(
     Raises:
         DataError: data do not fit the model.
         ProviderError: the device is not there.
+        UsageError: limits are to be searched for that not even the original keeps.
         OnnxlrError: what `plan` raises.
 
     >>> result = optimize("model.onnx", energy=0.9)  # doctest: +SKIP
     >>> result.save("smaller.onnx")  # doctest: +SKIP
     """
-    rule = _find_selector(selector, energy, target_macs, target_params, evbmf)
-    selection = Selection(rule, find_schemes(schemes), include, exclude, align, gate)
+    rule = find_rule(
+        selector, energy=energy, target_macs=target_macs, target_params=target_params, evbmf=evbmf
+    )
+    selection = Selection(rule or default_rule(), find_schemes(schemes), include, exclude, align, gate)
     job = _start(source, input_shapes, workers, progress, calibration)
+    if checks is None:
+        made = job.plan(selection)
+        return make_result(job, made, job.apply(made))
+    checks, notes = _completed(checks, input_shapes, job.calibration)
+    if rule is None and checks.limits != Limits():
+        found = search(job, selection, Reference(job.original, checks, progress, kept=True), progress)
+        return make_result(job, found.plan, found.model, checks, found.checked, (*notes, found.note))
+    made = job.plan(selection)
+    model = job.apply(made)
+    return make_result(job, made, model, checks, run_checks(job.original, model, checks, progress), notes)
+
+
+def sweep(
+    source: Source,
+    *,
+    points: int = 10,
+    lowest: float = 0.2,
+    unit: str = "macs",
+    schemes: Sequence[str] = (),
+    include: str | None = None,
+    exclude: str | None = None,
+    align: int = 8,
+    gate: str = "macs",
+    input_shapes: InputShapes | None = None,
+    calibration: Calibration | str | None = None,
+    checks: Checks | None = Checks(latency_seconds=1.0),
+    workers: int | None = None,
+    progress: Progress = no_progress,
+) -> Sweep:
+    """The trade-off curve: plan, rewrite and check at many budgets; what they share is computed once.
+
+    Args:
+        points: number of budgets, evenly spaced from the whole model (left out) down to the lowest.
+        lowest: the smallest budget, as a fraction of the model.
+        unit: what budgets are fractions of: `macs` or `params`.
+        checks: as in `optimize`; `latency_seconds` are spent at each point. Limits are entered at points that
+            break them. Other arguments and errors as in `plan`.
+
+    Raises:
+        DataError: data do not fit the model.
+        ProviderError: the device is not there.
+        UsageError: none of the budgets can be reached.
+        OnnxlrError: what `plan` raises.
+
+    >>> curve = sweep("model.onnx", calibration="train.npz", lowest=0.3)  # doctest: +SKIP
+    >>> curve.save("curve")  # doctest: +SKIP
+    """
+    targets = find_targets(points, lowest, unit)
+    selection = Selection(default_rule(), find_schemes(schemes), include, exclude, align, gate)
+    job = _start(source, input_shapes, workers, progress, calibration)
+    notes: Sequence[str] = ()
+    reference = None
     if checks is not None:
-        checks = _completed(checks, input_shapes, job.calibration)
-    return _result(job, job.plan(selection), checks, progress)
+        checks, notes = _completed(checks, input_shapes, job.calibration)
+        reference = Reference(job.original, checks, progress, kept=True)
+    found = sweep_budgets(job, selection, unit, targets, reference, progress)
+    asked = {"points": points, "lowest": lowest, "checks": None if checks is None else checks.to_dict()}
+    return replace(found, settings={**found.settings, **asked}, notes=(*found.notes, *notes))
 
 
 def validate(
@@ -228,53 +257,13 @@ def _start(
     return Job(load(source), input_shapes or {}, workers or available_cores(), progress, given)
 
 
-def _completed(checks: Checks, shapes: InputShapes | None, calibration: Calibration | None) -> Checks:
-    """Checks with the shapes and data that planning had, where they have none."""
+def _completed(
+    checks: Checks, shapes: InputShapes | None, calibration: Calibration | None
+) -> tuple[Checks, Sequence[str]]:
+    """Checks with the shapes and data that planning had, where they have none; what to tell of that."""
     checks = replace(checks, input_shapes=checks.input_shapes or shapes)
     if checks.inputs is not None or calibration is None:
-        return checks
-    return replace(checks, inputs=calibration.inputs, images=calibration.images, samples=calibration.samples)
-
-
-def _find_selector(
-    selector: RankSelector | None,
-    energy: float | None,
-    target_macs: float | None,
-    target_params: float | None,
-    evbmf: bool,
-) -> RankSelector:
-    numbers = {
-        "energy": energy,
-        "target-macs": target_macs,
-        "target-params": target_params,
-        "evbmf": 1.0 if evbmf else None,
-    }
-    given = {name: value for name, value in numbers.items() if value is not None}
-    names = [*given, *([] if selector is None else ["selector"])]
-    if len(names) > 1:
-        raise UsageError(f"give one of {', '.join(names)}")
-    if selector is not None:
-        return selector
-    name, value = next(iter(given.items()), ("energy", _DEFAULT_ENERGY))
-    try:
-        return all_selectors()[name](value)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
-def _result(job: Job, plan: Plan, checks: Checks | None, progress: Progress) -> Result:
-    model = job.apply(plan)
-    checked = None if checks is None else run_checks(job.original, model, checks, progress)
-    report = Report(
-        model=plan.model,
-        settings={**plan.settings, **({} if checks is None else {"checks": checks.to_dict()})},
-        layers=plan.layers,
-        skipped=plan.skipped,
-        totals=job.totals(model),
-        predicted_rel_l2=plan.predicted_rel_l2,
-        validation=checked.validation if checked else None,
-        latency=checked.latency if checked else None,
-        notes=(*job.notes, *(checked.notes if checked else ())),
-        versions=installed_versions() | {"onnxruntime": ort_version()},
-    )
-    return Result(model.proto, plan, report, model)
+        return checks, ()
+    note = "outputs were compared on the data that factors were fitted to; give others with --inputs"
+    inputs, images, samples = calibration.inputs, calibration.images, calibration.samples
+    return replace(checks, inputs=inputs, images=images, samples=samples), (note,)

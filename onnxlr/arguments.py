@@ -13,6 +13,7 @@ __all__ = ["with_data", "with_selector", "with_shapes"]
 
 _CALIBRATION = ("calibration", "calibration_samples", "sensitivity", "refine")
 _CHECKS = ("inputs", "labels", "latency_seconds")
+_LIMITS = ("max_rel_l2", "min_agreement", "max_drop")
 _IMAGES = ("image_size", "mean", "std", "layout")
 _RUN = ("device", "threads", "seed")
 
@@ -55,7 +56,7 @@ def with_data(options: Mapping[str, Any]) -> dict[str, Any]:
             None if inputs is None else onnxlr.Calibration(inputs, samples, images, *how, **run)
         )
     if "labels" in rest:
-        limits = onnxlr.Limits(rest.pop("max_rel_l2"), rest.pop("min_agreement"))
+        limits = onnxlr.Limits(**{name: rest.pop(name) for name in _LIMITS})
         taken = {name: rest.pop(name) for name in _CHECKS}
         rest["checks"] = onnxlr.Checks(
             limits=limits, images=images, input_shapes=rest["input_shapes"], **taken, **run

@@ -110,6 +110,17 @@ class Calibrator:
         self._nodes = {("", next(iter(n.output), "")): n for n in model.proto.graph.node}
         self._constants = next(iter(all_constants(model.proto, str(model.folder))))
 
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the inputs in a run with one sample, or with as many as the model is fixed to."""
+        first = self._feeds.batches[0]
+        dims = {value.name: value.type.tensor_type.shape.dim for value in self._model.proto.graph.input}
+        return {
+            name: (array.shape[0] if dims[name][0].HasField("dim_value") else 1, *array.shape[1:])
+            for name, array in first.items()
+            if array.ndim and len(dims[name]) == array.ndim
+        }
+
     def survey(self, tasks: Sequence[Task], sensitivity: bool = True) -> Survey:
         """See the module; layers in bodies and functions, and those that share a weight, are problems."""
         survey = Survey(problems=_out_of_reach([task.layer for task in tasks]))

@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from onnxlr.errors import DataError, ModelError
-from onnxlr.feeds import Feed, Feeds, load_feeds, load_labels, random_feeds
+from onnxlr.errors import DataError, ModelError, UsageError
+from onnxlr.feeds import Feed, load_feeds, load_labels, random_feeds
 from onnxlr.images import ImageOptions
 from onnxlr.latency import Latency, measure_latency
 from onnxlr.model_file import Model
 from onnxlr.model_writing import check
 from onnxlr.parallel import Progress
-from onnxlr.runtime import Device, Session, find_device
-from onnxlr.validation import Limits, Validation, compare_outputs
+from onnxlr.runtime import Session, find_device
+from onnxlr.validation import Expected, Limits, Validation, compare_outputs
 from passes.graph import scopes
 
-__all__ = ["CheckResult", "Checks", "run_checks"]
+__all__ = ["CheckResult", "Checks", "Reference", "run_checks"]
 
 _KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft")
 """Domains whose operators ONNX Runtime has, besides its internal ones."""
@@ -41,6 +41,9 @@ class Checks:
         seed: of random inputs and of the order in timing.
         images: how image files become arrays.
         samples: at most so many of the inputs, evenly spaced; None: all.
+
+    Raises:
+        UsageError: a limit needs labels, and there are none.
     """
 
     inputs: str | None = None
@@ -53,6 +56,10 @@ class Checks:
     seed: int = 0
     images: ImageOptions = ImageOptions()
     samples: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.limits.max_drop is not None and self.labels is None:
+            raise UsageError("max-drop needs labels: give --labels with --inputs")
 
     @property
     def needs_a_run(self) -> bool:
@@ -84,41 +91,94 @@ class CheckResult:
         return {**asdict(self), "validation": validation}
 
 
-def run_checks(reference: Model, candidate: Model, checks: Checks, progress: Progress) -> CheckResult:
-    """Check `candidate` against `reference`.
+class Reference:
+    """The original, to hold results against: its session, inputs and labels are there once.
 
     A model with custom operators cannot be run. That is no failure, but a note, unless something was asked
     for that only a run can tell.
+
+    Args:
+        model: the original.
+        checks: what to look at.
+        progress: told about comparing and timing.
+        kept: whether to keep the original's outputs, as there will be several results.
+
+    Raises:
+        ModelError: ONNX Runtime rejects the model.
+        DataError: data do not fit the model.
+        ProviderError: the device is not there.
+    """
+
+    def __init__(self, model: Model, checks: Checks, progress: Progress, kept: bool = False) -> None:
+        self.checks = checks
+        self._model, self._progress = model, progress
+        self._device = find_device(checks.device)
+        self._control: Session | None = None
+        self._notes: tuple[str, ...] = ()
+        try:
+            self._session = self._open(model)
+        except ModelError as error:
+            custom = _custom_operators(model)
+            if not custom or checks.needs_a_run:
+                raise
+            note = f"not validated: ONNX Runtime has no operators {', '.join(custom)} ({error})"
+            self._notes = (textwrap.shorten(note, 300, placeholder=" …"),)
+            self._expected = None
+        else:
+            self._expected = _find_expected(self._session, checks, kept)
+            if checks.inputs is None:
+                self._notes = ("outputs were compared on random numbers; give real data with --inputs",)
+
+    def check(self, candidate: Model, timed: bool = True) -> CheckResult:
+        """Check a result.
+
+        Args:
+            candidate: the result; may be the original itself.
+            timed: whether to measure its latency, if the checks leave time for it.
+
+        Raises:
+            ModelError: onnx.checker or ONNX Runtime rejects it.
+            DataError: there are labels, but no class-like output.
+        """
+        notes = (*_check_graph(self._model, candidate), *self._notes)
+        if self._expected is None:
+            return CheckResult(None, None, notes)
+        session = self._session if candidate is self._model else self._open(candidate)
+        self._progress("Comparing outputs", 0, 1)
+        validation = compare_outputs(self._expected, session, self.checks.limits)
+        self._progress("Comparing outputs", 1, 1)
+        if not timed or self.checks.latency_seconds <= 0:
+            return CheckResult(validation, None, notes)
+        return CheckResult(validation, self._time(session, self._expected.feeds.batches[0]), notes)
+
+    def _open(self, model: Model) -> Session:
+        return Session(model, self._device, self.checks.threads)
+
+    def _time(self, session: Session, batch: Feed) -> Latency:
+        """Paired latency: of one sample, where the batch size is not fixed."""
+        self._control = self._control or self._open(self._model)
+        fixed = any(value.shape and isinstance(value.shape[0], int) for value in self._session.inputs)
+        one = (
+            batch
+            if fixed
+            else {
+                name: np.ascontiguousarray(array[:1]) if array.ndim else array
+                for name, array in batch.items()
+            }
+        )
+        seconds, seed = self.checks.latency_seconds, self.checks.seed
+        return measure_latency(self._session, self._control, session, one, seconds, self._progress, seed)
+
+
+def run_checks(reference: Model, candidate: Model, checks: Checks, progress: Progress) -> CheckResult:
+    """Check one result; see `Reference`.
 
     Raises:
         ModelError: onnx.checker or ONNX Runtime rejects a model.
         DataError: data do not fit the models.
         ProviderError: the device is not there.
     """
-    device = find_device(checks.device)
-    notes = _check_graph(reference, candidate)
-    try:
-        original = Session(reference, device, checks.threads)
-    except ModelError as error:
-        custom = _custom_operators(reference)
-        if not custom or checks.needs_a_run:
-            raise
-        note = f"not validated: ONNX Runtime has no operators {', '.join(custom)} ({error})"
-        return CheckResult(None, None, (*notes, textwrap.shorten(note, 300, placeholder=" …")))
-    result = Session(candidate, device, checks.threads)
-    feeds = _find_feeds(original, checks)
-    if checks.labels is not None and checks.inputs is None:
-        raise DataError("labels were given without inputs; give both")
-    labels = None if checks.labels is None else load_labels(checks.labels)
-    progress("Comparing outputs", 0, 1)
-    validation = compare_outputs(original, result, feeds, checks.limits, labels)
-    progress("Comparing outputs", 1, 1)
-    if checks.inputs is None:
-        notes.append("outputs were compared on random numbers; give real data with --inputs")
-    if checks.latency_seconds <= 0:
-        return CheckResult(validation, None, tuple(notes))
-    latency = _time(reference, device, (original, result), feeds.batches[0], checks, progress)
-    return CheckResult(validation, latency, tuple(notes))
+    return Reference(reference, checks, progress).check(candidate)
 
 
 def _check_graph(reference: Model, candidate: Model) -> list[str]:
@@ -142,26 +202,12 @@ def _custom_operators(model: Model) -> list[str]:
     return [":".join(name) for name in sorted(custom)]
 
 
-def _find_feeds(session: Session, checks: Checks) -> Feeds:
-    if checks.inputs is not None:
-        return load_feeds(checks.inputs, session.inputs, samples=checks.samples, images=checks.images)
-    return random_feeds(session.inputs, checks.input_shapes, seed=checks.seed)
-
-
-def _time(
-    reference: Model,
-    device: Device,
-    sessions: tuple[Session, Session],
-    batch: Feed,
-    checks: Checks,
-    progress: Progress,
-) -> Latency:
-    original, result = sessions
-    control = Session(reference, device, checks.threads)
-    fixed = any(value.shape and isinstance(value.shape[0], int) for value in original.inputs)
-    one = (
-        batch
-        if fixed
-        else {name: np.ascontiguousarray(array[:1]) if array.ndim else array for name, array in batch.items()}
-    )
-    return measure_latency(original, control, result, one, checks.latency_seconds, progress, checks.seed)
+def _find_expected(session: Session, checks: Checks, kept: bool) -> Expected:
+    if checks.inputs is None:
+        if checks.labels is not None:
+            raise DataError("labels were given without inputs; give both")
+        return Expected(
+            session, random_feeds(session.inputs, checks.input_shapes, seed=checks.seed), kept=kept
+        )
+    feeds = load_feeds(checks.inputs, session.inputs, samples=checks.samples, images=checks.images)
+    return Expected(session, feeds, None if checks.labels is None else load_labels(checks.labels), kept)

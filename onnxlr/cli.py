@@ -15,25 +15,31 @@ from rich.progress import Progress as Bars
 
 import onnxlr
 from onnxlr.arguments import with_data, with_selector, with_shapes
+from onnxlr.data_options import CALIBRATION, CHECKS, IMAGES, RUN, SWEEP_CHECKS
 from onnxlr.errors import OnnxlrError, UsageError, ValidationError
 from onnxlr.options import (
-    CALIBRATION,
-    CHECKS,
     EXTERNAL_DATA,
     FILE,
-    IMAGES,
+    FOLDER,
     INPUT_SHAPES,
     JSON,
     OUTPUT,
     REPORTS,
-    RUN,
     SCHEMES,
     SELECTION,
+    SWEEP,
     WORKERS,
 )
 from onnxlr.parallel import Progress
 from onnxlr.report import check_report_name, to_json
-from onnxlr.report.table import render_checks, render_inspection, render_plan, render_report
+from onnxlr.report.curve import check_folder
+from onnxlr.report.table import (
+    render_checks,
+    render_inspection,
+    render_plan,
+    render_report,
+    render_sweep,
+)
 
 __all__ = ["cli"]
 
@@ -93,7 +99,12 @@ def inspect(model: Path, as_json: bool, **options: Any) -> None:
 @REPORTS
 @JSON
 def optimize(model: Path, output: Path, external_data: str, **options: Any) -> None:
-    """Plan, rewrite, validate, report; write the optimized MODEL to the output."""
+    """Plan, rewrite, validate, report; write the optimized MODEL to the output.
+
+    With a limit (--max-rel-l2, --min-agreement, --max-drop) and no rank rule (--energy, --target-macs,
+    --target-params, --evbmf) the cheapest plan that keeps all limits is searched; with a rule, limits only
+    check its result.
+    """
     force, reports, as_json = (options.pop(name) for name in ("force", "reports", "as_json"))
     _check_targets(output, reports)
     options = with_data(with_shapes(options))
@@ -112,6 +123,31 @@ def optimize(model: Path, output: Path, external_data: str, **options: Any) -> N
     if validation is not None and not passed:
         verdict = "written because of --force" if force else "not written"
         raise ValidationError(f"{'; '.join(validation.violations)}; {output} was {verdict}")
+
+
+@cli.command()
+@click.argument("model", type=FILE)
+@FOLDER
+@SWEEP
+@CALIBRATION
+@IMAGES
+@SWEEP_CHECKS
+@RUN
+@JSON
+def sweep(model: Path, output: Path, as_json: bool, **options: Any) -> None:
+    """Plan, rewrite and validate at many budgets; write the curve and its plans to a folder.
+
+    Points that break a limit are marked; no model is written: `apply` a point's plan.
+    """
+    check_folder(output)
+    with _progress() as progress:
+        curve = onnxlr.sweep(model, progress=progress, **with_data(with_shapes(options)))
+    written = curve.save(output)
+    if as_json:
+        click.echo(to_json(curve.to_dict()))
+    else:
+        _print(lambda _: render_sweep(curve))
+        _tell_written(*written)
 
 
 @cli.command()

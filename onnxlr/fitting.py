@@ -30,6 +30,9 @@ __all__ = ["Fit", "compose", "fit_layer", "fit_of", "refit_layer"]
 Float = NDArray[np.float64]
 Array = NDArray[Any]
 
+_SHARES = (1.0, 0.5)
+"""a of case 1, besides 0."""
+
 _RIDGE = 1e-2
 """Of the full-rank regression, by the mean variance of an input."""
 
@@ -140,19 +143,15 @@ def _dense(factor: Array, link: ConvSpec) -> Float:
 
 
 def _variants(matrices: Float, samples: Sequence[Sample]) -> Iterator[tuple[list[Sample], Float]]:
-    """Targets, and the weights that the vectors come from, `(group, M / group, D)`."""
+    """Samples with their targets, and the weights that the vectors come from, `(group, M / group, D)`."""
     own = [w @ sample.covariance for w, sample in zip(matrices, samples, strict=True)]
-    yield [sample.with_cross(c) for sample, c in zip(samples, own, strict=True)], matrices
-    for share in SHARES:
-        mixed = [
-            sample.with_cross(share * sample.cross + (1 - share) * c)
-            for sample, c in zip(samples, own, strict=True)
-        ]
-        yield mixed, matrices
-        yield mixed, np.stack([_full(w, s, _RIDGE) for w, s in zip(matrices, mixed, strict=True)])
-
-
-SHARES = (0.5, 1.0)
+    mixed = [
+        [share * sample.crosses[0] + (1 - share) * c for share in _SHARES]
+        for sample, c in zip(samples, own, strict=True)
+    ]
+    yield [s.with_crosses(c, *m) for s, c, m in zip(samples, own, mixed, strict=True)], matrices
+    full = np.stack([_full(w, sample, _RIDGE) for w, sample in zip(matrices, samples, strict=True)])
+    yield [s.with_crosses(*m) for s, m in zip(samples, mixed, strict=True)], full
 
 
 def _full(weight: Float, sample: Sample, ridge: float) -> Float:
@@ -160,7 +159,7 @@ def _full(weight: Float, sample: Sample, ridge: float) -> Float:
     covariance = sample.covariance.copy()
     strength = ridge * max(float(covariance.diagonal().mean()), np.finfo(np.float64).tiny)
     covariance.flat[:: len(covariance) + 1] += strength
-    target = sample.cross + strength * weight
+    target = sample.crosses[0] + strength * weight
     return linalg.solve(covariance, target.T, assume_a="pos", overwrite_a=True, check_finite=False).T
 
 
@@ -169,7 +168,7 @@ def _scales(composed: Float, samples: Sequence[Sample]) -> Float:
     found = []
     for weight, sample in zip(composed, samples, strict=True):
         variance = np.einsum("md,md->m", weight @ sample.covariance, weight)
-        shared = np.einsum("md,md->m", weight, sample.cross)
+        shared = np.einsum("md,md->m", weight, sample.crosses[0])
         found.append(np.divide(shared, variance, out=np.ones_like(shared), where=variance > 0))
     return np.array(found)
 

@@ -104,11 +104,14 @@ class Job:
     ) -> None:
         self.original = model
         self.calibration = calibration
-        self._input_shapes = input_shapes
         self._workers = workers
         self._progress = progress
         self._prepared, scales = self._prepare()
         self._weights = LayerWeights(scales)
+        self._calibrator: Calibrator | None = None
+        if calibration is not None:
+            self._calibrator = calibration.calibrator(self._prepared, workers, progress)
+        self._input_shapes = {**self._sizes_of_data(), **input_shapes}
         self._found = self._analyse(self._prepared)
         self._judged: tuple[object, list[Prospect | Skipped], Judgement] | None = None
 
@@ -126,6 +129,12 @@ class Job:
         """Name and hash of the original."""
         return {"name": self.original.name, "hash": model_hash(self.original)}
 
+    @cached_property
+    def size(self) -> ModelSize:
+        """Size of the original."""
+        params, macs, _ = _count(self.original, self._found)
+        return ModelSize(macs, params or 0)
+
     def inspect(self, schemes: Mapping[str, Scheme], energies: Sequence[float], align: int) -> Inspection:
         """See `onnxlr.inspect`."""
         return inspect_layers(
@@ -139,10 +148,9 @@ class Job:
 
     def plan(self, selection: Selection) -> Plan:
         """See `onnxlr.plan`."""
-        params, macs, _ = _count(self.original, self._found)
         found, judgement = self._judge(selection)
         layers, skipped = plan_layers(
-            found, judgement, selection.selector, ModelSize(macs, params or 0), self._weights.shared_key
+            found, judgement, selection.selector, self.size, self._weights.shared_key
         )
         shapes = {name: list(shape) for name, shape in self._input_shapes.items()}
         calibration = None if self.calibration is None else self.calibration.to_dict()
@@ -168,11 +176,9 @@ class Job:
         prepared, _ = self._prepare({item.layer.key for item in fitted})
         return rewrite(prepared, fitted, self._weights, self._workers, self._progress)
 
-    @cached_property
-    def _calibrator(self) -> Calibrator | None:
-        if self.calibration is None:
-            return None
-        return self.calibration.calibrator(self._prepared, self._workers, self._progress)
+    def _sizes_of_data(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the inputs, as the data have them."""
+        return {} if self._calibrator is None else self._calibrator.input_shapes
 
     def _judge(self, selection: Selection) -> tuple[list[Prospect | Skipped], Judgement]:
         """Prospects and their errors: once for all selectors that judge by the same."""

@@ -28,7 +28,7 @@ class Sample:
     Attributes:
         count: pairs that the moments are of.
         covariance: `(D, D)`, of x.
-        cross: `(M, D)`, of y and x.
+        crosses: `(M, D)` each, of y and x; several where it is open what is best to regress to.
         input_mean: `(D,)`, of x; 0 where moments are not central.
         output_mean: `(M,)`, of y.
         inputs: `(held, D)`, float32, held-out x minus `input_mean`.
@@ -37,21 +37,21 @@ class Sample:
 
     count: int
     covariance: Float
-    cross: Float
+    crosses: tuple[Float, ...]
     input_mean: Float
     output_mean: Float
     inputs: Array
     outputs: Array
 
-    def with_cross(self, cross: Float) -> Sample:
-        """This sample with another target to regress to; what it is judged by stays."""
-        return replace(self, cross=cross)
+    def with_crosses(self, *crosses: Float) -> Sample:
+        """This sample with other targets to regress to; what it is judged by stays."""
+        return replace(self, crosses=crosses)
 
     def for_outputs(self, rows: slice) -> Sample:
         """What concerns some of the outputs."""
         return replace(
             self,
-            cross=self.cross[rows],
+            crosses=tuple(cross[rows] for cross in self.crosses),
             output_mean=self.output_mean[rows],
             outputs=self.outputs[:, rows],
         )
@@ -125,7 +125,7 @@ class Moments:
         else:
             mean_x, mean_y = np.zeros_like(mean_u), np.zeros_like(mean_v)
         held_x, held_y = (x - mean_x).astype(np.float32), (y - mean_y).astype(np.float32)
-        return Sample(self._count, uu, vu, mean_x, mean_y, held_x, held_y)
+        return Sample(self._count, uu, (vu,), mean_x, mean_y, held_x, held_y)
 
 
 def _finite(x: Array, y: Array) -> tuple[Array, Array]:

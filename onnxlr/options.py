@@ -9,27 +9,27 @@ from typing import Any, TypeVar
 
 import click
 
-from onnxlr.images import LAYOUTS
 from onnxlr.offers import GATES
-from onnxlr.runtime import DEVICES
+from onnxlr.report.points import UNITS
 from onnxlr.saving import EXTERNAL_DATA as EXTERNAL_DATA_CHOICES
 from onnxlr.schemes import all_schemes
 from onnxlr.selectors import all_selectors
 
 __all__ = [
-    "CALIBRATION",
-    "CHECKS",
     "EXTERNAL_DATA",
     "FILE",
-    "IMAGES",
+    "FOLDER",
     "INPUT_SHAPES",
     "JSON",
+    "LAYERS",
     "OUTPUT",
     "REPORTS",
-    "RUN",
     "SCHEMES",
     "SELECTION",
+    "SWEEP",
     "WORKERS",
+    "Command",
+    "grouped",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -46,7 +46,7 @@ def _input_shape(text: str) -> tuple[str, tuple[int, ...]]:
     return match[1], tuple(map(int, match[2].split(",")))
 
 
-def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def grouped(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Several options as one decorator, shown in this order."""
 
     def decorate(command: Command) -> Command:
@@ -55,22 +55,6 @@ def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
         return command
 
     return decorate
-
-
-def _image_size(text: str) -> tuple[int, int]:
-    """Parse `224` or `224,320`: height and width."""
-    match = re.fullmatch(r"([1-9]\d*)(?:,([1-9]\d*))?", text)
-    if match is None:
-        raise click.BadParameter(f"'{text}' is not like 224 or 224,320 (height,width)")
-    return int(match[1]), int(match[2] or match[1])
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    """Parse `123.7,116.3,103.5`."""
-    try:
-        return tuple(map(float, text.split(",")))
-    except ValueError as error:
-        raise click.BadParameter(f"'{text}' is not like 123.7,116.3,103.5") from error
 
 
 INPUT_SHAPES = click.option(
@@ -85,7 +69,7 @@ WORKERS = click.option(
     "--workers", type=click.IntRange(1), help="Cores to factorize with.  [default: all available]"
 )
 
-SCHEMES = _options(
+SCHEMES = grouped(
     click.option(
         "--scheme",
         "schemes",
@@ -103,18 +87,7 @@ SCHEMES = _options(
     WORKERS,
 )
 
-SELECTION = _options(
-    *(
-        click.option(
-            f"--{name}",
-            type=float,
-            help=selector.help,
-            default=None,
-            is_flag=not selector.takes_value,
-            flag_value=None if selector.takes_value else 1.0,
-        )
-        for name, selector in all_selectors().items()
-    ),
+LAYERS = grouped(
     SCHEMES,
     click.option("--include", metavar="REGEX", help="Only layers whose name it finds."),
     click.option("--exclude", metavar="REGEX", help="Leave alone layers whose name it finds."),
@@ -126,101 +99,47 @@ SELECTION = _options(
     ),
 )
 
-DATA = ".npz, .npy, folder of these or of images, test_data_set folder, or script.py:function (docs/data.md)."
-
-IMAGES = _options(
-    click.option(
-        "--image-size",
-        type=_image_size,
-        metavar="H[,W]",
-        help="Height and width of images, in pixels.  [default: the model's]",
+SELECTION = grouped(
+    *(
+        click.option(
+            f"--{name}",
+            type=float,
+            help=selector.help,
+            default=None,
+            is_flag=not selector.takes_value,
+            flag_value=None if selector.takes_value else 1.0,
+        )
+        for name, selector in all_selectors().items()
     ),
-    click.option(
-        "--mean",
-        default="0",
-        type=_numbers,
-        metavar="NUMBERS",
-        help="Subtracted from RGB values of 0 to 255; one, or one a channel.",
-    ),
-    click.option(
-        "--std",
-        default="1",
-        type=_numbers,
-        metavar="NUMBERS",
-        help="What these are divided by then; one, or one a channel.",
-    ),
-    click.option(
-        "--layout",
-        default="auto",
-        type=click.Choice(LAYOUTS),
-        help="Of an image input; auto: by its axis of 3 channels or 1.",
-    ),
+    LAYERS,
 )
 
-CALIBRATION = _options(
+SWEEP = grouped(
     click.option(
-        "--calibration",
-        metavar="DATA",
-        help=f"Inputs, without labels, to protect accuracy by; a few hundred. {DATA}",
-    ),
-    click.option(
-        "--calibration-samples",
-        default=1024,
+        "--points",
+        default=10,
         type=click.IntRange(1),
-        help="Use at most so many, evenly spaced.",
+        help="Number of budgets, evenly spaced from the whole model (left out) down to --lowest.",
     ),
     click.option(
-        "--sensitivity/--no-sensitivity",
-        default=True,
-        help="Measure what errors of each layer do to the model's outputs.",
+        "--lowest",
+        default=0.2,
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        help="The smallest budget, as a fraction of the model.",
     ),
     click.option(
-        "--refine",
-        default=1,
-        type=click.IntRange(0),
-        help="Steps of alternating least squares where factors are not the optimum, at most.",
+        "--unit",
+        default="macs",
+        type=click.Choice(list(UNITS)),
+        help="What budgets are fractions of.",
     ),
-)
-
-RUN = _options(
-    click.option(
-        "--device",
-        default="auto",
-        type=click.Choice(DEVICES),
-        help="auto: CUDA where it is really there, else the CPU.",
-    ),
-    click.option(
-        "--threads",
-        default=0,
-        type=click.IntRange(0),
-        help="Threads of ONNX Runtime; 0: one a physical core.",
-    ),
-    click.option(
-        "--seed",
-        default=0,
-        type=click.IntRange(0),
-        help="Seed of random inputs, of the positions that are looked at, and of timing order.",
-    ),
-)
-
-CHECKS = _options(
-    click.option(
-        "--inputs",
-        metavar="DATA",
-        help=f"{DATA}  [default: the calibration data, else seeded random numbers]",
-    ),
-    click.option("--labels", metavar="FILE", help=".npy file with the class of every sample of --inputs."),
-    click.option("--max-rel-l2", type=click.FloatRange(0), help="Fail past this relative L2 error."),
-    click.option("--min-agreement", type=click.FloatRange(0, 1), help="Fail below this top-1 agreement."),
-    click.option(
-        "--latency-seconds",
-        default=5.0,
-        type=click.FloatRange(0),
-        help="Time to spend on paired timing, in seconds; 0: none.",
-    ),
+    LAYERS,
 )
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, and nothing else there.")
+FOLDER = click.option(
+    "-o", "--output", required=True, type=FILE, metavar="DIR", help="Folder to write to; made if missing."
+)
 OUTPUT = click.option("-o", "--output", required=True, type=FILE, help="File to write.")
 EXTERNAL_DATA = click.option(
     "--external-data",

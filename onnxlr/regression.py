@@ -8,9 +8,9 @@ to the prediction. The ridge draws the coefficients towards those that the featu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ RIDGES = (None, 1e-2, 1e-1)
 """Strengths that compete, by the mean variance of a feature; None leaves the coefficients as they come."""
 
 _FLOOR = 1e-6
-"""Variance, by the largest one, below which a direction of the inputs counts as if it had that much."""
+"""Variance, by the largest of an entry, that every direction of the inputs is given in addition."""
 
 _STEP = 8
 """Ranks between two measured errors where the full rank is above 64; between them errors are interpolated."""
@@ -76,25 +76,27 @@ class HeadFeatures(Features):
 
     def __init__(self, sample: Sample, weight: Float, index: NDArray[np.intp], ranks: int) -> None:
         self.block, self._index = index.shape[1], index
-        covariance = np.mean([sample.covariance[np.ix_(tap, tap)] for tap in index.T], axis=0)
-        root, inverse = _roots(covariance)
-        unfolded = weight[:, index]  # M, head, taps
-        seen = np.einsum("mht,hk->kmt", unfolded, root, optimize=True)
-        basis = leading_vectors(np.einsum("kmt,lmt->kl", seen, seen, optimize=True), ranks)
-        self.vectors = basis.T @ inverse
-        self.prior = np.einsum("kmt,kr->mrt", seen, basis, optimize=True).reshape(len(weight), -1)
+        root = _root(np.mean([sample.covariance[np.ix_(tap, tap)] for tap in index.T], axis=0))
+        seen = np.stack([root.T @ weight[:, tap].T for tap in index.T], axis=2)  # head, M, taps
+        flat = seen.reshape(len(seen), -1)
+        basis = leading_vectors(flat @ flat.T, ranks)
+        self.vectors = linalg.solve_triangular(root, basis, trans="T", lower=True, check_finite=False).T
+        self.prior = (basis.T @ flat).reshape(ranks, len(weight), -1).swapaxes(0, 1).reshape(len(weight), -1)
 
-    def improved(self, sample: Sample, vectors: Float, coefficients: Float) -> HeadFeatures:
-        """The features whose vectors are the optimum for given coefficients `(M, ranks · block)`."""
+    def improved(self, sample: Sample, vectors: Float, solution: Solution) -> HeadFeatures:
+        """The features whose vectors are the optimum for given coefficients."""
         better = copy(self)
-        better.vectors = improved_vectors(sample, self._index, vectors, coefficients)
-        better.prior = coefficients
+        given = solution.coefficients
+        better.vectors = improved_vectors(sample.covariance, solution.cross, self._index, vectors, given)
+        better.prior = given
         return better
 
     def apply(self, rows: Array) -> Array:
         """See `Features`."""
-        columns = rows[:, self._index]  # n, head, taps
-        features: Array = np.matmul(self.vectors.astype(rows.dtype), columns)
+        vectors = self.vectors.T.astype(rows.dtype)
+        features: Array = np.empty((len(rows), len(self.vectors), self.block), rows.dtype)
+        for i, tap in enumerate(self._index.T):
+            features[:, :, i] = rows[:, tap] @ vectors
         return features.reshape(len(rows), -1)
 
 
@@ -153,6 +155,21 @@ class GroupedFeatures(Features):
         return features.reshape(len(rows), -1)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Solution:
+    """What a regression found.
+
+    Attributes:
+        coefficients: `(M, rank · block)`.
+        cross: the target that they come from: `(M, D)`, cross moments with the inputs.
+        error: E‖y − ŷ‖² on held-out pairs.
+    """
+
+    coefficients: Float
+    cross: Float
+    error: float
+
+
 class NestedRegression:
     """See the module.
 
@@ -167,7 +184,7 @@ class NestedRegression:
         self._rotation = rotation
         self.block = features.block
         self.covariance: Float = features.apply(features.apply(sample.covariance).T)
-        self.cross: Float = features.apply(sample.cross)
+        self._crosses: list[Float] = [features.apply(cross) for cross in sample.crosses]
         self._held = features.apply(sample.inputs)
 
     def energies(self) -> Float:
@@ -178,14 +195,16 @@ class NestedRegression:
         ranks = np.arange(self._measured[-1] + 1)
         return np.stack([np.interp(ranks, self._measured, column) for column in measured.T], axis=1)
 
-    def solve(self, rank: int, ridges: Sequence[float | None] = (*RIDGES, 1.0)) -> tuple[Float, float]:
-        """Coefficients `(M, rank · block)` by the ridge with the smallest error on held-out pairs, and it."""
+    def solve(self, rank: int) -> Solution:
+        """The coefficients of a rank: those of the target and ridge with the least error on held-out pairs."""
         count = rank * self.block
-        inputs = self._held[:, :count]
-        found = [self._coefficients(count, ridge) for ridge in ridges]
-        errors = [_mean_square(self._sample.outputs - inputs @ c.T.astype(np.float32)) for c in found]
-        best = int(np.argmin(errors))
-        return found[best], errors[best]
+        found = [self._judged(self._features.prior[:, :count], 0)]
+        for ridge in (*RIDGES[1:], 1.0):
+            factor, weight = self._factor(count, ridge)
+            for i, cross in enumerate(self._crosses):
+                target = cross[:, :count] + weight * self._features.prior[:, :count]
+                found.append(self._judged(linalg.cho_solve((factor, True), target.T).T, i))
+        return min(found, key=lambda solution: solution.error)
 
     def inputs_of(self, rank: int) -> Sample:
         """The sample with the features of a rank as inputs."""
@@ -193,7 +212,7 @@ class NestedRegression:
         return replace(
             self._sample,
             covariance=self.covariance[:count, :count],
-            cross=self.cross[:, :count],
+            crosses=tuple(cross[:, :count] for cross in self._crosses),
             inputs=self._held[:, :count],
         )
 
@@ -203,36 +222,35 @@ class NestedRegression:
         step = 1 if full <= 8 * _STEP else _STEP
         return [*range(0, full, step), full]
 
-    def _coefficients(self, count: int, ridge: float | None) -> Float:
-        prior = self._features.prior[:, :count]
-        if ridge is None:
-            return prior
-        factor, weight = self._factor(count, ridge)
-        target = self.cross[:, :count] + weight * prior
-        return linalg.cho_solve((factor, True), target.T).T
+    def _judged(self, coefficients: Float, cross: int) -> Solution:
+        inputs = self._held[:, : coefficients.shape[1]]
+        rest = self._sample.outputs - inputs @ coefficients.T.astype(np.float32)
+        return Solution(coefficients, self._sample.crosses[cross], _mean_square(rest))
 
-    def _factor(self, count: int, ridge: float) -> tuple[Float, float]:
+    def _factor(
+        self, count: int, ridge: float, dtype: type[np.floating[Any]] = np.float64
+    ) -> tuple[Array, float]:
         """Cholesky factor of the ridged covariance, and the ridge's absolute strength."""
-        covariance = self.covariance[:count, :count].copy()
-        weight = ridge * max(float(covariance.diagonal().mean()), np.finfo(np.float64).tiny)
+        covariance: Array = self.covariance[:count, :count].astype(dtype)
+        weight = ridge * max(float(covariance.diagonal().mean()), float(np.finfo(np.float32).tiny))
         covariance.flat[:: count + 1] += weight
         return linalg.cholesky(covariance, lower=True, overwrite_a=True, check_finite=False), weight
 
     def _curve(self, ridge: float | None) -> Float:
+        """The energies with one ridge and the first target, in float32: enough to compare by."""
         prior = self._features.prior
         if ridge is None:
             shares, features = prior.T, self._held
         else:
-            factor, weight = self._factor(prior.shape[1], ridge)
-            target = (self.cross + weight * prior).T
+            factor, weight = self._factor(prior.shape[1], ridge, np.float32)
+            target = (self._crosses[0] + weight * prior).T.astype(np.float32)
             shares = linalg.solve_triangular(factor, target, lower=True, check_finite=False)
-            single = factor.astype(np.float32)
-            features = linalg.solve_triangular(single, self._held.T, lower=True, check_finite=False).T
-        rotation = np.eye(prior.shape[0]) if self._rotation is None else self._rotation
+            features = linalg.solve_triangular(factor, self._held.T, lower=True, check_finite=False).T
+        rotation = np.eye(len(prior), dtype=np.float32) if self._rotation is None else self._rotation
         shares = (shares @ rotation).astype(np.float32)
         residual = self._sample.outputs @ rotation.astype(np.float32)
         curve = [np.square(residual).mean(axis=0)]
-        for low, high in zip(self._measured[:-1], self._measured[1:], strict=True):
+        for low, high in pairwise(self._measured):
             new = slice(low * self.block, high * self.block)
             residual -= features[:, new] @ shares[new]
             curve.append(np.square(residual).mean(axis=0))
@@ -250,8 +268,8 @@ def leading_vectors(matrix: Float, count: int) -> Float:
     return np.ascontiguousarray(vectors[:, ::-1])
 
 
-def _roots(covariance: Float) -> tuple[Float, Float]:
-    """R with R Rᵀ = covariance, and R⁻¹; directions without variance get a little."""
-    values, vectors = linalg.eigh(covariance, check_finite=False)
-    roots = np.sqrt(np.maximum(values, max(_FLOOR * values[-1], np.finfo(np.float64).tiny)))
-    return vectors * roots, (vectors / roots).T
+def _root(covariance: Float) -> Float:
+    """Lower triangular R with R Rᵀ = covariance, and a little more, so that there is R⁻¹."""
+    raised = covariance.copy()
+    raised.flat[:: len(raised) + 1] += max(_FLOOR * raised.diagonal().max(), np.finfo(np.float64).tiny)
+    return linalg.cholesky(raised, lower=True, overwrite_a=True, check_finite=False)

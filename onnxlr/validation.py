@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,10 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlr.errors import DataError, ModelError
-from onnxlr.feeds import Feeds, batch_size
+from onnxlr.feeds import Feed, Feeds, batch_size
 from onnxlr.runtime import Session
+from onnxlr.shelf import Shelf
 
-__all__ = ["Limits", "OutputDifference", "Validation", "compare_outputs"]
+__all__ = ["Expected", "Limits", "OutputDifference", "Validation", "compare_outputs"]
+
+_ROUNDING = 1e-9
+"""What the difference of two fractions may be off by: less than one sample of as many as there can be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,33 +43,52 @@ class OutputDifference:
     top1_before: float | None = None
     top1_after: float | None = None
 
+    @property
+    def top1_drop(self) -> float | None:
+        """Loss of accuracy, where labels were given."""
+        if self.top1_before is None or self.top1_after is None:
+            return None
+        return self.top1_before - self.top1_after
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the outputs must keep to; None: no limit. NaN and infinities in the result alone always fail."""
+    """What the outputs must keep to; None: no limit. NaN and infinities in the result alone always fail.
+
+    Attributes:
+        max_rel_l2: largest relative L2 error.
+        min_agreement: least top-1 agreement.
+        max_drop: largest loss of top-1 accuracy, as a fraction: `top1_before` − `top1_after`.
+    """
 
     max_rel_l2: float | None = None
     min_agreement: float | None = None
+    max_drop: float | None = None
 
     def violations(self, outputs: Sequence[OutputDifference]) -> list[str]:
-        """One line for every limit that an output breaks."""
-        found = []
-        for output in outputs:
-            if not np.isfinite(output.max_abs):
-                found.append(f"output '{output.name}' is not finite where the original's is")
-            # written so that NaN fails
-            if self.max_rel_l2 is not None and not output.rel_l2 <= self.max_rel_l2:
-                found.append(f"output '{output.name}': relative L2 {output.rel_l2:.3g} > {self.max_rel_l2:g}")
-            agreement = output.top1_agreement
-            if self.min_agreement is not None and agreement is not None and agreement < self.min_agreement:
-                found.append(
-                    f"output '{output.name}': top-1 agreement {agreement:.4f} < {self.min_agreement:g}"
-                )
+        """One line for every limit that an output breaks, or that cannot be measured."""
+        broken = (f"output '{output.name}'{what}" for output in outputs for what in self._broken(output))
+        return [*broken, *self._not_measured(outputs)]
+
+    def _broken(self, output: OutputDifference) -> Iterator[str]:
+        """What is wrong with an output; comparisons are written so that NaN fails."""
+        if not np.isfinite(output.max_abs):
+            yield " is not finite where the original's is"
+        if self.max_rel_l2 is not None and not output.rel_l2 <= self.max_rel_l2:
+            yield f": relative L2 {output.rel_l2:.3g} > {self.max_rel_l2:g}"
+        agreement, drop = output.top1_agreement, output.top1_drop
+        if self.min_agreement is not None and agreement is not None and not agreement >= self.min_agreement:
+            yield f": top-1 agreement {agreement:.4f} < {self.min_agreement:g}"
+        if self.max_drop is not None and drop is not None and not drop <= self.max_drop + _ROUNDING:
+            yield f": top-1 accuracy drops by {drop:.4f} > {self.max_drop:g}"
+
+    def _not_measured(self, outputs: Sequence[OutputDifference]) -> Iterator[str]:
         if self.max_rel_l2 is not None and not outputs:
-            found.append("no output is numeric, so a relative L2 cannot be measured")
+            yield "no output is numeric, so a relative L2 cannot be measured"
         if self.min_agreement is not None and all(output.top1_agreement is None for output in outputs):
-            found.append("no output is class-like, so a top-1 agreement cannot be measured")
-        return found
+            yield "no output is class-like, so a top-1 agreement cannot be measured"
+        if self.max_drop is not None and all(output.top1_drop is None for output in outputs):
+            yield "there are no labels, or no output is class-like, so a drop of accuracy cannot be measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,36 +117,69 @@ class Validation:
         return {**asdict(self), "passed": self.passed}
 
 
-def compare_outputs(
-    reference: Session,
-    candidate: Session,
-    feeds: Feeds,
-    limits: Limits,
-    labels: NDArray[np.int64] | None = None,
-) -> Validation:
-    """Run both models on the same batches; sums are kept, outputs are not.
+class Expected:
+    """What the original makes of some inputs.
+
+    Args:
+        session: the original.
+        feeds: its inputs.
+        labels: class of every sample.
+        kept: whether to keep the outputs (beyond 1 GiB in a file) instead of running the original each time.
+
+    Raises:
+        DataError: there are not as many labels as samples.
+    """
+
+    def __init__(
+        self, session: Session, feeds: Feeds, labels: NDArray[np.int64] | None = None, kept: bool = False
+    ) -> None:
+        if labels is not None and len(labels) != feeds.samples:
+            raise DataError(f"{len(labels)} labels for {feeds.samples} samples")
+        self.names = session.output_names
+        self.feeds = feeds
+        self.labels = labels
+        self._session = session
+        self._kept = kept
+        self._outputs: Sequence[list[Any]] | None = None
+
+    def __iter__(self) -> Iterator[tuple[Feed, list[Any]]]:
+        """Batches, and the outputs for each."""
+        if self._outputs is not None:
+            yield from zip(self.feeds.batches, self._outputs, strict=True)
+            return
+        shelf, outputs = Shelf(), []
+        for feed in self.feeds.batches:
+            found = self._session.run(feed)
+            if self._kept:
+                outputs.append([shelf.put(array) if _is_numeric(array) else None for array in found])
+            yield feed, found
+        if self._kept:
+            self._outputs = outputs
+
+
+def compare_outputs(expected: Expected, candidate: Session, limits: Limits) -> Validation:
+    """Run the candidate on what the original was run on; sums are kept, its outputs are not.
 
     Raises:
         ModelError: the models have different outputs.
-        DataError: there are not as many labels as samples, or labels without a class-like output.
+        DataError: there are labels, but no class-like output.
     """
-    if reference.output_names != candidate.output_names:
-        raise ModelError(f"outputs differ: {reference.output_names} against {candidate.output_names}")
-    if labels is not None and len(labels) != feeds.samples:
-        raise DataError(f"{len(labels)} labels for {feeds.samples} samples")
-    sums = [_Sums(name) for name in reference.output_names]
+    if expected.names != candidate.output_names:
+        raise ModelError(f"outputs differ: {expected.names} against {candidate.output_names}")
+    feeds, labels = expected.feeds, expected.labels
+    sums = [_Sums(name) for name in expected.names]
     start = 0
-    for feed in feeds.batches:
-        results = zip(sums, reference.run(feed), candidate.run(feed), strict=True)
+    for feed, outputs in expected:
+        results = zip(sums, outputs, candidate.run(feed), strict=True)
         size = batch_size(feed)
         part = None if labels is None else labels[start : start + size]
         start += size
-        for entry, expected, actual in results:
-            entry.add(expected, actual, size, part)
-    outputs = tuple(entry.difference() for entry in sums if entry.is_numeric)
-    if labels is not None and all(output.top1_before is None for output in outputs):
+        for entry, before, after in results:
+            entry.add(before, after, size, part)
+    differences = tuple(entry.difference() for entry in sums if entry.is_numeric)
+    if labels is not None and all(output.top1_before is None for output in differences):
         raise DataError("labels were given, but no output is class-like: (samples, classes)")
-    return Validation(outputs, feeds.source, feeds.samples, tuple(limits.violations(outputs)))
+    return Validation(differences, feeds.source, feeds.samples, tuple(limits.violations(differences)))
 
 
 @dataclass(slots=True)
@@ -143,7 +199,7 @@ class _Sums:
     hits: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("agree", "before", "after"), 0))
 
     def add(self, expected: Any, actual: Any, samples: int, labels: NDArray[np.int64] | None) -> None:
-        if not isinstance(expected, np.ndarray) or expected.dtype.kind not in "fiub":
+        if not _is_numeric(expected):
             self.is_numeric = False
             return
         if expected.shape != actual.shape:
@@ -191,6 +247,10 @@ class _Sums:
             fractions["before"] if labelled else None,
             fractions["after"] if labelled else None,
         )
+
+
+def _is_numeric(output: Any) -> bool:
+    return isinstance(output, np.ndarray) and output.dtype.kind in "fiub"
 
 
 def _has_classes(x: NDArray[np.float64]) -> bool:

@@ -12,12 +12,15 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"onnxlr.__main__"},
     {"onnxlr.cli"},
-    {"onnxlr.options", "onnxlr.arguments"},
+    {"onnxlr.data_options", "onnxlr.arguments"},
+    {"onnxlr.options"},
     {"onnxlr"},
     {"onnxlr.api"},
+    {"onnxlr.searching", "onnxlr.sweeping"},
+    {"onnxlr.budgets", "onnxlr.result"},
     {"onnxlr.job", "onnxlr.report.table"},
-    {"onnxlr.report"},
-    {"onnxlr.report.files"},
+    {"onnxlr.rules", "onnxlr.report", "onnxlr.report.curve"},
+    {"onnxlr.report.files", "onnxlr.report.plot", "onnxlr.report.points"},
     {"onnxlr.report.schema"},
     {"onnxlr.checking"},
     {
@@ -63,7 +66,8 @@ HEIGHT = {name: -i for i, layer in enumerate(LAYERS) for name in layer}
 
 ONLY_IN = {
     "onnxruntime": {"onnxlr.runtime"},
-    "click": {"onnxlr.cli", "onnxlr.options"},
+    "click": {"onnxlr.cli", "onnxlr.options", "onnxlr.data_options"},
+    "matplotlib": {"onnxlr.report.plot"},
     "PIL": {"onnxlr.decoding"},
     "rich": {"onnxlr.cli", "onnxlr.report.table"},
     "onnx_graphsurgeon": {"passes.replace_with_chain"},

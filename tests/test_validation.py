@@ -10,7 +10,7 @@ from onnxlr.errors import DataError, ModelError
 from onnxlr.feeds import Feeds
 from onnxlr.model_file import Model
 from onnxlr.runtime import Session, find_device
-from onnxlr.validation import Limits, OutputDifference, Validation, compare_outputs
+from onnxlr.validation import Expected, Limits, OutputDifference, Validation, compare_outputs
 from tests.builders import Array, gemm_model, weight
 
 RNG = np.random.default_rng(0)
@@ -37,8 +37,8 @@ def compare(
 ) -> Validation:
     sizes = sizes or [len(array) for array in next(iter(expected.values()))]
     feeds = Feeds([{"x": np.zeros((size, 1))} for size in sizes], "made up")
-    sessions = (cast(Session, Fake(outputs)) for outputs in (expected, actual))
-    return compare_outputs(*sessions, feeds, limits, labels)
+    before, after = (cast(Session, Fake(outputs)) for outputs in (expected, actual))
+    return compare_outputs(Expected(before, feeds, labels), after, limits)
 
 
 def one(x: Sequence[Any], y: Sequence[Any], **options: Any) -> OutputDifference:
@@ -200,8 +200,8 @@ def test_labels_must_be_as_many_as_samples(count: int) -> None:
 
 def test_a_scalar_first_input() -> None:
     feeds = Feeds([{"scale": np.float32(1).reshape(()), "x": np.zeros((3, 2))}], "")
-    sessions = (cast(Session, Fake({"y": [np.eye(3, 4)]})) for _ in range(2))
-    validation = compare_outputs(*sessions, feeds, Limits(), np.array([0, 1, 3]))
+    before, after = (cast(Session, Fake({"y": [np.eye(3, 4)]})) for _ in range(2))
+    validation = compare_outputs(Expected(before, feeds, np.array([0, 1, 3])), after, Limits())
     assert validation.samples == 3
     assert validation.outputs[0].top1_before == pytest.approx(2 / 3)
 
@@ -220,6 +220,6 @@ def test_a_perturbed_model_is_caught(change: Callable[[Array], Array], passes: b
     w = weight(8, 5)
     device = find_device("cpu")
     models = (gemm_model(array.astype(np.float32), weight(5, seed=2)) for array in (w, change(w)))
-    sessions = [Session(Model(model), device, threads=1) for model in models]
+    before, after = (Session(Model(model), device, threads=1) for model in models)
     feeds = Feeds([{"x": weight(20, 8, seed=i)} for i in range(3)], "")
-    assert compare_outputs(*sessions, feeds, Limits(max_rel_l2=1e-5)).passed is passes
+    assert compare_outputs(Expected(before, feeds), after, Limits(max_rel_l2=1e-5)).passed is passes

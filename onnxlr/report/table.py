@@ -14,10 +14,12 @@ from onnxlr.inspection import InspectedLayer, Inspection
 from onnxlr.latency import Latency
 from onnxlr.layer import Skipped
 from onnxlr.plan import BeforeAfter, PlannedLayer
+from onnxlr.report.curve import Sweep
+from onnxlr.report.points import SweepPoint, kept
 from onnxlr.report.schema import Report, Totals
 from onnxlr.validation import Validation
 
-__all__ = ["render_checks", "render_inspection", "render_plan", "render_report"]
+__all__ = ["render_checks", "render_inspection", "render_plan", "render_report", "render_sweep"]
 
 
 def render_report(report: Report, width: int = 80) -> Iterator[RenderableType]:
@@ -74,6 +76,55 @@ def render_inspection(inspection: Inspection, width: int = 80) -> Iterator[Rende
         yield Text("Numbers on the right: rank that keeps this much of the energy; - if that does not pay.")
     yield Text(f"{len(inspection.layers)} layers, {len(inspection.skipped)} left alone", style="bold")
     yield from _reasons(inspection.skipped)
+
+
+def render_sweep(sweep: Sweep) -> Iterator[RenderableType]:
+    """A row a point, and the budgets that cannot be reached."""
+    columns = (
+        "target",
+        ">MACs",
+        ">params",
+        ">bytes",
+        ">predicted",
+        ">rel. L2",
+        ">agree",
+        ">top-1",
+        ">speed-up",
+    )
+    rows = [_point_row(point) for point in sweep.points]
+    used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    yield _table([columns[i] for i in used], [[row[i] for i in used] for row in rows], 80)
+    first = sweep.points[0]
+    if first.validation is not None:
+        yield Text(f"on {first.validation.samples} samples: {first.validation.inputs}")
+    if first.labelled is not None and first.labelled.top1_before is not None:
+        yield Text(f"top-1 accuracy of the original: {first.labelled.top1_before:.2%}")
+    for point in sweep.points:
+        if point.validation is not None and not point.validation.passed:
+            yield Text(f"{point.target:g} FAILED: {'; '.join(point.validation.violations)}", style="bold red")
+    if sweep.unreachable:
+        targets = ", ".join(f"{item.target:g}" for item in sweep.unreachable)
+        yield Text(f"cannot be reached: {targets} ({sweep.unreachable[0].reason})", style="yellow")
+    for note in sweep.notes:
+        yield Text(f"Note: {note}", style="yellow")
+
+
+def _point_row(point: SweepPoint) -> tuple[str, ...]:
+    totals, latency = point.totals, point.latency
+    return (
+        f"{point.target:g}",
+        *(
+            "" if (part := kept(value)) is None else f"{part:.1%}"
+            for value in (totals.macs, totals.params, totals.bytes)
+        ),
+        "" if point.plan.predicted_rel_l2 is None else f"{point.plan.predicted_rel_l2:.3g}",
+        "" if point.rel_l2 is None else f"{point.rel_l2:.3g}",
+        "" if point.agreement is None else f"{point.agreement:.2%}",
+        "" if point.top1 is None else f"{point.top1:.2%}",
+        ""
+        if latency is None
+        else f"{latency.speedup:.2f}x [{latency.interval[0]:.2f}, {latency.interval[1]:.2f}]",
+    )
 
 
 def _inspection_rows(layer: InspectedLayer, energies: int) -> Iterator[tuple[str, ...]]:

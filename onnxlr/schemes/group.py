@@ -109,7 +109,7 @@ class _InputRegression:
     def factors(self, rank: Rank) -> Factors:
         """See `Regression`."""
         (r,) = rank
-        coefficients, _ = self._nested.solve(r)
+        coefficients = self._nested.solve(r).coefficients
         last = coefficients.reshape(len(coefficients), r, -1).swapaxes(1, 2)
         ones = (1,) * (len(self._window) - 1)
         first = self._features.vectors[:, :r].reshape(-1, *self._window)

@@ -37,13 +37,14 @@ class HeadRegression:
         """See `onnxlr.schemes.base.Regression`."""
         (r,) = rank
         vectors = self._features.vectors[:r]
-        coefficients, error = self._nested.solve(r)
+        solution = self._nested.solve(r)
         for _ in range(self._refine):
-            features = self._features.improved(self._sample, vectors, coefficients)
-            found, smaller = NestedRegression(self._sample, features).solve(r)
-            if smaller >= error:
+            features = self._features.improved(self._sample, vectors, solution)
+            found = NestedRegression(self._sample, features).solve(r)
+            if found.error >= solution.error:
                 break
-            vectors, coefficients, error = features.vectors, found, smaller
+            vectors, solution = features.vectors, found
+        coefficients = solution.coefficients
         left, mixing = np.linalg.qr(vectors.T)  # float32 rounds orthonormal rows best
         right = coefficients.reshape(len(coefficients), r, -1).swapaxes(0, 1).reshape(r, -1)
         return self._unfolding.fold(left, mixing @ right)
@@ -67,5 +68,4 @@ class OutputRegression:
     def factors(self, rank: Rank) -> Factors:
         """See `onnxlr.schemes.base.Regression`."""
         (r,) = rank
-        coefficients, _ = self._nested.solve(r)
-        return self._unfolding.fold(coefficients, self._features.vectors[:r])
+        return self._unfolding.fold(self._nested.solve(r).coefficients, self._features.vectors[:r])

@@ -152,7 +152,7 @@ class _TripleRegression:
         """See `Regression`."""
         r1, r2 = rank
         features, nested = self._second(r1)
-        coefficients, _ = nested.solve(r2)
+        coefficients = nested.solve(r2).coefficients
         core = features.vectors[:r2].reshape(r2, r1, -1)
         tail = coefficients.reshape(len(coefficients), r2, -1).swapaxes(1, 2).reshape(-1, r2)
         return _fold_triple(self._conv, self._features.vectors[:r1].T, core, tail)
@@ -173,7 +173,7 @@ class _TripleRegression:
 
     def _second(self, r1: int) -> tuple[HeadFeatures, NestedRegression]:
         """The last factor of the pair at rank r1, regressed on its own inputs."""
-        coefficients, _ = self._nested.solve(r1)
+        coefficients = self._nested.solve(r1).coefficients
         sample = self._nested.inputs_of(r1)
         index = np.arange(coefficients.shape[1]).reshape(-1, self._taps[1])
         ranks = min(self._top[1], len(index), len(coefficients) * self._taps[1])

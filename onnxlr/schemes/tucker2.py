@@ -95,7 +95,7 @@ class _Regression:
     def factors(self, rank: Rank) -> Factors:
         """See `Regression`."""
         r1, r2 = rank
-        coefficients, _ = self._nested.solve(r1)
+        coefficients = self._nested.solve(r1).coefficients
         count = coefficients.shape[1]
         covariance = self._nested.covariance[:count, :count]
         tail = leading_vectors(coefficients @ covariance @ coefficients.T, r2)

@@ -1,0 +1,148 @@
+"""Options of the command line that are about data and about running models, by group."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import click
+
+from onnxlr.images import LAYOUTS
+from onnxlr.options import Command, grouped
+from onnxlr.runtime import DEVICES
+
+__all__ = ["CALIBRATION", "CHECKS", "IMAGES", "RUN", "SWEEP_CHECKS"]
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    """Parse `224` or `224,320`: height and width."""
+    match = re.fullmatch(r"([1-9]\d*)(?:,([1-9]\d*))?", text)
+    if match is None:
+        raise click.BadParameter(f"'{text}' is not like 224 or 224,320 (height,width)")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Parse `123.7,116.3,103.5`."""
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError as error:
+        raise click.BadParameter(f"'{text}' is not like 123.7,116.3,103.5") from error
+
+
+DATA = ".npz, .npy, folder of these or of images, test_data_set folder, or script.py:function (docs/data.md)."
+
+IMAGES = grouped(
+    click.option(
+        "--image-size",
+        type=_image_size,
+        metavar="H[,W]",
+        help="Height and width of images, in pixels.  [default: the model's]",
+    ),
+    click.option(
+        "--mean",
+        default="0",
+        type=_numbers,
+        metavar="NUMBERS",
+        help="Subtracted from RGB values of 0 to 255; one, or one a channel.",
+    ),
+    click.option(
+        "--std",
+        default="1",
+        type=_numbers,
+        metavar="NUMBERS",
+        help="What these are divided by then; one, or one a channel.",
+    ),
+    click.option(
+        "--layout",
+        default="auto",
+        type=click.Choice(LAYOUTS),
+        help="Of an image input; auto: by its axis of 3 channels or 1.",
+    ),
+)
+
+CALIBRATION = grouped(
+    click.option(
+        "--calibration",
+        metavar="DATA",
+        help=f"Inputs, without labels, to protect accuracy by; a few hundred. {DATA}",
+    ),
+    click.option(
+        "--calibration-samples",
+        default=1024,
+        type=click.IntRange(1),
+        help="Use at most so many, evenly spaced.",
+    ),
+    click.option(
+        "--sensitivity/--no-sensitivity",
+        default=True,
+        help="Measure what errors of each layer do to the model's outputs.",
+    ),
+    click.option(
+        "--refine",
+        default=1,
+        type=click.IntRange(0),
+        help="Steps of alternating least squares where factors are not the optimum, at most.",
+    ),
+)
+
+RUN = grouped(
+    click.option(
+        "--device",
+        default="auto",
+        type=click.Choice(DEVICES),
+        help="auto: CUDA where it is really there, else the CPU.",
+    ),
+    click.option(
+        "--threads",
+        default=0,
+        type=click.IntRange(0),
+        help="Threads of ONNX Runtime; 0: one a physical core.",
+    ),
+    click.option(
+        "--seed",
+        default=0,
+        type=click.IntRange(0),
+        help="Seed of random inputs, of the positions that are looked at, and of timing order.",
+    ),
+)
+
+_LIMIT = "Without a rank rule `optimize` searches the cheapest plan that keeps the limits."
+
+
+def _checks(seconds: float, each: str = "") -> Callable[[Command], Command]:
+    """Options of checks; by default `seconds` are spent on timing."""
+    return grouped(
+        click.option(
+            "--inputs",
+            metavar="DATA",
+            help=f"{DATA}  [default: the calibration data, else seeded random numbers]",
+        ),
+        click.option(
+            "--labels", metavar="FILE", help=".npy file with the class of every sample of --inputs."
+        ),
+        click.option(
+            "--max-rel-l2", type=click.FloatRange(0), help=f"Fail past this relative L2 error. {_LIMIT}"
+        ),
+        click.option(
+            "--min-agreement",
+            type=click.FloatRange(0, 1),
+            help=f"Fail below this top-1 agreement. {_LIMIT}",
+        ),
+        click.option(
+            "--max-drop",
+            type=click.FloatRange(0, 1),
+            help="Fail if top-1 accuracy drops by more than this fraction (0.01: one point in a hundred);"
+            f" needs --labels. {_LIMIT}",
+        ),
+        click.option(
+            "--latency-seconds",
+            default=seconds,
+            type=click.FloatRange(0),
+            help=f"Time to spend on paired timing{each}, in seconds; 0: none.",
+        ),
+    )
+
+
+CHECKS = _checks(5.0)
+SWEEP_CHECKS = _checks(1.0, " at each point")

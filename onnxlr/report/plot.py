@@ -1,0 +1,120 @@
+"""Curves -> SVG. The only module that imports matplotlib, and not before something is drawn."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Line", "Panel", "draw", "plot_problem"]
+
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "onnxlr",  # else names of elements are random
+    "svg.fonttype": "none",  # text stays text
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+}
+_WIDTH, _HEIGHT = 6.4, 2.4  # inches; the height is that of a panel
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a panel.
+
+    Attributes:
+        label: for the legend.
+        x: from the lowest to the highest.
+        y: as many.
+        intervals: `(low, high)` of each point; empty for none.
+        is_aside: whether it is drawn less strongly than the others.
+    """
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    intervals: Sequence[tuple[float, float]] = ()
+    is_aside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Lines over the same axes.
+
+    Attributes:
+        label: of the vertical axis.
+        lines: at least one.
+        level: height of a horizontal line, with its label: what the original has.
+        is_percent: whether the numbers are fractions that are shown in percent.
+    """
+
+    label: str
+    lines: Sequence[Line]
+    level: tuple[str, float] | None = None
+    is_percent: bool = False
+
+
+def plot_problem() -> str | None:
+    """Why nothing can be drawn here; None if it can."""
+    try:
+        import matplotlib.figure  # noqa: F401, PLC0415 - an extra, and slow
+    except ImportError:
+        return "there is no plot, as matplotlib is missing: pip install 'onnxlr[plot]'"
+    return None
+
+
+def draw(title: str, x_label: str, panels: Sequence[Panel]) -> bytes:
+    """Panels above each other as SVG, the same bytes for the same numbers, whatever the user's settings.
+
+    Args:
+        title: above them.
+        x_label: below them; its numbers are fractions, shown in percent.
+        panels: at least one.
+    """
+    import matplotlib as mpl  # noqa: PLC0415 - an extra, and slow
+    from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.ticker import PercentFormatter  # noqa: PLC0415
+
+    file = io.BytesIO()
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        figure = Figure((_WIDTH, _HEIGHT * len(panels) + 0.6), layout="constrained")
+        FigureCanvasSVG(figure)
+        all_axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+        for axes, panel in zip(all_axes, panels, strict=True):
+            _draw_panel(axes, panel)
+            if panel.is_percent:
+                axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        all_axes[-1].set_xlabel(x_label)
+        all_axes[-1].xaxis.set_major_formatter(PercentFormatter(1.0))
+        figure.suptitle(title)
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    for line in panel.lines:
+        style: dict[str, Any] = {"label": line.label, "marker": "o", "markersize": 4}
+        if line.is_aside:
+            style |= {"linestyle": "--", "alpha": 0.6}
+        if line.intervals:
+            low, high = zip(*line.intervals, strict=True)
+            below = [max(y - bound, 0.0) for y, bound in zip(line.y, low, strict=True)]
+            above = [max(bound - y, 0.0) for y, bound in zip(line.y, high, strict=True)]
+            axes.errorbar(line.x, line.y, [below, above], capsize=3, **style)
+        else:
+            axes.plot(line.x, line.y, **style)
+    if panel.level is not None:
+        label, height = panel.level
+        axes.axhline(height, color="gray", linewidth=1, label=label)
+    axes.set_ylabel(panel.label)
+    axes.legend(frameon=False)

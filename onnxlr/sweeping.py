@@ -1,0 +1,106 @@
+"""One model at many budgets -> `Sweep`; statistics of layers and outputs of the original serve all points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxlr.budgets import Budgets
+from onnxlr.checking import CheckResult, Reference
+from onnxlr.errors import UsageError
+from onnxlr.job import Job, Selection
+from onnxlr.parallel import Progress
+from onnxlr.plan import Plan
+from onnxlr.report import installed_versions
+from onnxlr.report.curve import Sweep
+from onnxlr.report.plot import plot_problem
+from onnxlr.report.points import UNITS, SweepPoint, Unreachable
+from onnxlr.runtime import ort_version
+
+__all__ = ["find_targets", "sweep_budgets"]
+
+_DIGITS = 4
+"""Decimals of a target; they are in the names of plans."""
+
+
+def find_targets(points: int, lowest: float, unit: str) -> list[float]:
+    """Fractions, evenly spaced from 1 (left out) down to `lowest`.
+
+    >>> find_targets(4, 0.2, "macs")
+    [0.8, 0.6, 0.4, 0.2]
+
+    Raises:
+        UsageError: a number is out of range, or there is no such unit.
+    """
+    if unit not in UNITS:
+        raise UsageError(f"unit must be one of {', '.join(UNITS)}; got '{unit}'")
+    if points < 1:
+        raise UsageError(f"points must be at least 1, got {points}")
+    if not 0 < lowest < 1:
+        raise UsageError(f"lowest is a fraction, 0 < lowest < 1; got {lowest}")
+    targets = [round(1 - i * (1 - lowest) / points, _DIGITS) for i in range(points + 1)]
+    if len(set(targets)) <= points or targets[-1] == 0:
+        raise UsageError(f"{points} points down to {lowest:g} are closer than {10.0**-_DIGITS:g}; take fewer")
+    return targets[1:]
+
+
+def sweep_budgets(
+    job: Job,
+    selection: Selection,
+    unit: str,
+    targets: Sequence[float],
+    reference: Reference | None,
+    progress: Progress,
+) -> Sweep:
+    """Plan, apply and check at every budget.
+
+    Args:
+        job: the model.
+        selection: how schemes and ranks are chosen; its selector is not used.
+        unit: what budgets are fractions of: macs or params.
+        targets: the fractions, from the largest to the smallest.
+        reference: the original, with data and limits; None to run no model.
+        progress: told the number of budgets done.
+
+    Raises:
+        DataError: data do not fit the model.
+        ModelError: a model cannot be run.
+        UsageError: no budget can be reached, or the model's MACs are unknown.
+    """
+    if reference is not None:
+        reference.check(job.original, timed=False)  # the data are looked at before long work
+    budgets = Budgets(job, selection, unit)
+    points: list[SweepPoint] = []
+    unreachable: list[Unreachable] = []
+    notes: list[str] = []
+    for done, target in enumerate(targets):
+        progress("Sweeping", done, len(targets))
+        plan = budgets.plan(target)
+        if isinstance(plan, str):
+            unreachable.append(Unreachable(target, plan))
+            continue
+        point, found = _point(job, target, plan, reference)
+        points.append(point)
+        notes.extend(found)
+    progress("Sweeping", len(targets), len(targets))
+    if not points:
+        raise UsageError(f"no point can be reached: {unreachable[0].reason}")
+    problem = plot_problem()
+    settings = {key: value for key, value in budgets.nothing.settings.items() if key != f"target-{unit}"}
+    return Sweep(
+        model=budgets.nothing.model,
+        settings=settings,
+        unit=unit,
+        points=tuple(points),
+        unreachable=tuple(unreachable),
+        notes=tuple(dict.fromkeys([*job.notes, *notes, *([] if problem is None else [problem])])),
+        versions=installed_versions() | {"onnxruntime": ort_version()},
+    )
+
+
+def _point(
+    job: Job, target: float, plan: Plan, reference: Reference | None
+) -> tuple[SweepPoint, Sequence[str]]:
+    """A point, and what the user should know of it."""
+    model = job.apply(plan)
+    checked = CheckResult(None, None, ()) if reference is None else reference.check(model)
+    return SweepPoint(target, plan, job.totals(model), checked.validation, checked.latency), checked.notes
