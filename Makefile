@@ -9,8 +9,8 @@ ARGS ?=
 
 demo: install-demo
 	$(VENV)/bin/python -m models.digits.data -o $(OUT)
-	$(VENV)/bin/onnxlr optimize models/digits/digits.onnx -o $(OUT)/smaller.onnx --energy 0.9 \
-	    --inputs $(OUT)/test.npz --labels $(OUT)/test_labels.npy --report $(OUT)/report.json
+	$(VENV)/bin/onnxlr optimize models/digits/digits.onnx -o $(OUT)/smaller.onnx --target-macs 0.15 \
+	    --calibration $(OUT)/calibration.npz --inputs $(OUT)/test.npz --labels $(OUT)/test_labels.npy --report $(OUT)/report.json
 
 test: install-test
 	$(VENV)/bin/python -m pytest $(ARGS)

@@ -7,12 +7,12 @@ so conjugate gradients solve them, preconditioned with what they would be if the
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, cg
+
+from onnxlr.ridge import ridged_cholesky
 
 __all__ = ["improved_vectors"]
 
@@ -58,7 +58,7 @@ def improved_vectors(
             total = total + inner_of[t * rank : (t + 1) * rank] @ seen[:, :, t].reshape(-1, head)
         return total.ravel()
 
-    divided = linalg.cho_factor(_ridged(rows)), linalg.cho_factor(_ridged(columns))
+    divided = [(ridged_cholesky(part, _RIDGE)[0], True) for part in (rows, columns)]
 
     def precondition(flat: Float) -> Float:
         half = linalg.cho_solve(divided[0], flat.reshape(rank, head))
@@ -74,9 +74,3 @@ def improved_vectors(
         M=LinearOperator(size, matvec=precondition, dtype=np.float64),
     )
     return np.asarray(solution).reshape(rank, head)
-
-
-def _ridged(matrix: NDArray[Any]) -> Float:
-    """The matrix with enough on its diagonal to be factorized."""
-    strength = max(_RIDGE * float(matrix.diagonal().mean()), np.finfo(np.float64).tiny)
-    return np.asarray(matrix + strength * np.eye(len(matrix)))

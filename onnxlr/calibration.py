@@ -23,7 +23,7 @@ from onnxlr.layer import Layer
 from onnxlr.model_file import Model
 from onnxlr.moments import Moments, Sample
 from onnxlr.network import Activations, Network, Piece, State
-from onnxlr.parallel import Progress, map_layers, no_progress
+from onnxlr.parallel import Progress, map_layers, no_progress, one_blas_thread
 from onnxlr.positions import Positions
 from onnxlr.runtime import Device
 from onnxlr.schemes import Rank, Regression, Scheme
@@ -121,6 +121,7 @@ class Calibrator:
             if array.ndim and len(dims[name]) == array.ndim
         }
 
+    @one_blas_thread
     def survey(self, tasks: Sequence[Task], sensitivity: bool = True) -> Survey:
         """See the module; layers in bodies and functions, and those that share a weight, are problems."""
         survey = Survey(problems=_out_of_reach([task.layer for task in tasks]))
@@ -143,6 +144,7 @@ class Calibrator:
             self._progress("Calibrating", i, len(network.order))
         return survey
 
+    @one_blas_thread
     def fit(self, chosen: Sequence[Chosen]) -> dict[Key, Fit]:
         """Fits of layers, each with the fits of those before it in place; layers with problems have none."""
         unknown = [item for item in chosen if item.layer.key not in self._records]
@@ -156,7 +158,8 @@ class Calibrator:
         for i, key in enumerate(network.order):
             item, record = known[key], self._records[key]
             piece = network.piece(i, activations.states[0], change=change)
-            fit = self._fit(item, record.subject, self._collect(record, piece, activations))
+            samples = self._collect(record, piece, activations)
+            fit = None if samples is None else self._fit(item, record.subject, samples)
             change = None
             if fit is not None:
                 fits[key] = fit
@@ -176,14 +179,14 @@ class Calibrator:
         problems: list[str] = []
 
         def look(run: int, before: State, after: State) -> None:
-            output = after[subject.output_name]
+            value, output = before[subject.input_name], after[subject.output_name]
             positions, fitted = self._positions.of(layer, run, output.shape)
             try:
-                x, y = subject.pairs(before[subject.input_name], output, positions)
+                x, y = subject.pairs(value, output, positions)
             except ValueError as error:
                 problems.append(str(error))
                 return
-            record.shapes.append(output.shape)
+            record.shapes.append((value.shape, output.shape))
             record.targets.append(self._shelf.put(y))
             moments.add(x[:fitted], y[:fitted])
             moments.hold_out(x[fitted:], y[fitted:])
@@ -221,19 +224,24 @@ class Calibrator:
         composed = compose(finished.factors, scheme.chain(own, rank), own.group)
         return replace(finished, factors=(composed.astype(finished.factors[0].dtype),))
 
-    def _collect(self, record: _Record, piece: Piece, activations: Activations) -> list[Sample]:
-        """Run the piece that ends before a layer: x̂ with the y of the original."""
+    def _collect(self, record: _Record, piece: Piece, activations: Activations) -> list[Sample] | None:
+        """Run the piece that ends before a layer: x̂ with the y of the original; None if too few are left."""
         subject, moments = record.subject, Moments(record.subject.offset is not None)
 
         def look(run: int, _: State, after: State) -> None:
-            shape = record.shapes[run]
+            value, (expected, shape) = after[subject.input_name], record.shapes[run]
+            if value.shape != expected:  # it depends on values, and its rows no longer belong to those of y
+                return
             positions, fitted = self._positions.of(subject.layer, run, shape)
-            x, y = subject.inputs(after[subject.input_name], shape, positions), record.targets[run]
+            x, y = subject.inputs(value, shape, positions), record.targets[run]
             moments.add(x[:fitted], y[:fitted])
             moments.hold_out(x[fitted:], y[fitted:])
 
         activations.advance(piece, look)
-        return moments.samples()
+        try:
+            return moments.samples()
+        except ValueError:
+            return None
 
     def _fit(self, item: Chosen, subject: Subject, samples: list[Sample]) -> Fit | None:
         weight = subject.weight()
@@ -241,16 +249,16 @@ class Calibrator:
             fit = refit_layer(subject.conv, weight, samples)
             return None if fit is None else subject.finished(fit)
         return subject.finished(
-            fit_layer(subject.conv, weight, samples, item.scheme, item.rank, self._refine)
+            fit_layer(subject.conv, weight, samples, item.scheme, item.rank, self._refine, self._workers)
         )
 
 
 @dataclass(slots=True, eq=False)
 class _Record:
-    """What is kept of a layer in the original: of each run the output's shape, and y at the positions."""
+    """What is kept of a layer in the original: of each run the shapes of input and output, and y."""
 
     subject: Subject
-    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    shapes: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     targets: list[NDArray[Any]] = field(default_factory=list)
 
 

@@ -12,7 +12,7 @@ What is not closed form is decided by the error on held-out pairs, among:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,8 @@ from scipy import linalg
 from onnxlr.conv import ConvSpec
 from onnxlr.factorization import balance
 from onnxlr.moments import Sample
+from onnxlr.parallel import map_layers
+from onnxlr.ridge import ridged_cholesky
 from onnxlr.schemes import Rank, Scheme
 
 __all__ = ["Fit", "compose", "fit_layer", "fit_of", "refit_layer"]
@@ -32,6 +34,9 @@ Array = NDArray[Any]
 
 _SHARES = (1.0, 0.5)
 """a of case 1, besides 0."""
+
+_GAIN = 0.99
+"""Error after a refit by the error before, above which it is not worth to touch a weight."""
 
 _RIDGE = 1e-2
 """Of the full-rank regression, by the mean variance of an input."""
@@ -53,7 +58,13 @@ class Fit:
 
 
 def fit_layer(
-    conv: ConvSpec, weight: Float, samples: Sequence[Sample], scheme: Scheme, rank: Rank, refine: int = 0
+    conv: ConvSpec,
+    weight: Float,
+    samples: Sequence[Sample],
+    scheme: Scheme,
+    rank: Rank,
+    refine: int = 0,
+    workers: int = 1,
 ) -> Fit:
     """Factors of `scheme.chain(conv, rank)`, and the bias that goes with them.
 
@@ -64,21 +75,22 @@ def fit_layer(
         scheme: how to split it.
         rank: of the scheme.
         refine: see `Scheme.regress`.
+        workers: number of cores to use.
     """
     links = scheme.chain(conv, rank)
     matrices = weight.reshape(conv.group, -1, samples[0].covariance.shape[0])
-    best: tuple[float, Sequence[Float]] | None = None
-    for targets, bases in _variants(matrices, samples):
+
+    def fit(variant: tuple[list[Sample], Float]) -> list[tuple[float, Sequence[Float]]]:
+        targets, bases = variant
         factors = scheme.regress(conv, bases.reshape(weight.shape), targets, rank, refine).factors(rank)
         composed = compose(factors, links, conv.group).reshape(matrices.shape)
         scales = _scales(composed, samples)
-        found = [
-            (_error(composed, samples), factors),
-            (_error(composed * scales[:, :, None], samples), (*factors[:-1], _scaled(factors[-1], scales))),
-        ]
-        best = min([*found, *([] if best is None else [best])], key=lambda pair: pair[0])
-    assert best is not None, "there is always a variant"  # noqa: S101 - holds by construction
-    return fit_of(best[1], links, conv, samples)
+        scaled = (*factors[:-1], _scaled(factors[-1], scales))
+        return [(_error(composed, samples), factors), (_error(composed * scales[..., None], samples), scaled)]
+
+    found = map_layers(fit, _variants(matrices, samples), lambda _: 1.0, workers, lambda _: None)
+    _, best = min((pair for part in found for pair in part), key=lambda pair: pair[0])
+    return fit_of(best, links, conv, samples)
 
 
 def fit_of(
@@ -99,7 +111,7 @@ def refit_layer(conv: ConvSpec, weight: Float, samples: Sequence[Sample]) -> Fit
     found = [np.stack([_full(w, s, r) for w, s in zip(matrices, samples, strict=True)]) for r in ridges]
     errors = [_error(matrix, samples) for matrix in found]
     best = int(np.argmin(errors))
-    if errors[best] >= before:
+    if errors[best] >= _GAIN * before:
         return None
     composed = found[best]
     return Fit((composed.reshape(weight.shape),), _bias(composed, samples), errors[best] / _energy(samples))
@@ -142,25 +154,25 @@ def _dense(factor: Array, link: ConvSpec) -> Float:
     return dense
 
 
-def _variants(matrices: Float, samples: Sequence[Sample]) -> Iterator[tuple[list[Sample], Float]]:
+def _variants(matrices: Float, samples: Sequence[Sample]) -> list[tuple[list[Sample], Float]]:
     """Samples with their targets, and the weights that the vectors come from, `(group, M / group, D)`."""
     own = [w @ sample.covariance for w, sample in zip(matrices, samples, strict=True)]
     mixed = [
         [share * sample.crosses[0] + (1 - share) * c for share in _SHARES]
         for sample, c in zip(samples, own, strict=True)
     ]
-    yield [s.with_crosses(c, *m) for s, c, m in zip(samples, own, mixed, strict=True)], matrices
     full = np.stack([_full(w, sample, _RIDGE) for w, sample in zip(matrices, samples, strict=True)])
-    yield [s.with_crosses(*m) for s, m in zip(samples, mixed, strict=True)], full
+    return [
+        ([s.with_crosses(c, *m) for s, c, m in zip(samples, own, mixed, strict=True)], matrices),
+        ([s.with_crosses(*m) for s, m in zip(samples, mixed, strict=True)], full),
+    ]
 
 
 def _full(weight: Float, sample: Sample, ridge: float) -> Float:
     """The full-rank regression of y on x, drawn to the weight."""
-    covariance = sample.covariance.copy()
-    strength = ridge * max(float(covariance.diagonal().mean()), np.finfo(np.float64).tiny)
-    covariance.flat[:: len(covariance) + 1] += strength
+    factor, strength = ridged_cholesky(sample.covariance, ridge)
     target = sample.crosses[0] + strength * weight
-    return linalg.solve(covariance, target.T, assume_a="pos", overwrite_a=True, check_finite=False).T
+    return linalg.cho_solve((factor, True), target.T, check_finite=False).T
 
 
 def _scales(composed: Float, samples: Sequence[Sample]) -> Float:

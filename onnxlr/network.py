@@ -6,7 +6,7 @@ until the last node that reads it has run. Beyond a budget of memory it is kept 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -120,7 +120,8 @@ class Activations:
     """
 
     def __init__(self, feeds: Iterable[Feed]) -> None:
-        self.states: list[State] = [dict(feed) for feed in feeds]
+        shelf = Shelf()
+        self.states: list[State] = [_shelved(feed, shelf) for feed in feeds]
 
     def advance(self, piece: Piece, look: Look | None = None) -> None:
         """Run a piece on every state.
@@ -137,10 +138,11 @@ class Activations:
                 look(number, before, after)
             for name in piece.extra:
                 del after[name]
-            for name, value in after.items():
-                if isinstance(value, np.ndarray) and value is not before.get(name):
-                    after[name] = shelf.put(value)
-            self.states[number] = after
+            self.states[number] = _shelved(after, shelf)
+
+
+def _shelved(state: Mapping[str, Any], shelf: Shelf) -> State:
+    return {name: shelf.put(v) if isinstance(v, np.ndarray) else v for name, v in state.items()}
 
 
 def _type_of(name: str, value: Any) -> TypeProto:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import cache
-from typing import TypeVar
+from functools import cache, wraps
+from typing import ParamSpec, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
 from onnxlr.conv import ConvSpec
 
-__all__ = ["Progress", "available_cores", "gram_work", "map_layers", "no_progress"]
+__all__ = ["Progress", "available_cores", "gram_work", "map_layers", "no_progress", "one_blas_thread"]
 
 T = TypeVar("T")
 R = TypeVar("R")
+P = ParamSpec("P")
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage, the steps done and all steps."""
@@ -40,6 +41,17 @@ def gram_work(conv: ConvSpec) -> float:
 @cache
 def _blas() -> ThreadpoolController:
     return ThreadpoolController()
+
+
+def one_blas_thread(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that runs with one BLAS thread: several wait for each other where other work goes on."""
+
+    @wraps(function)
+    def limited(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _blas().limit(limits=1):
+            return function(*args, **kwargs)
+
+    return limited
 
 
 def map_layers(

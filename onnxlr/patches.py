@@ -45,8 +45,9 @@ def output_rows(layer: Layer, output: Array, positions: Array) -> Array:
         return _dense_rows(layer, output, output.shape, positions)
     sample, *place = np.unravel_index(positions, (len(output), *output.shape[2:]))
     where = np.ravel_multi_index(tuple(place), output.shape[2:])
-    rows: Array = output.reshape(*output.shape[:2], -1)[sample, :, where]
-    return rows.reshape(len(positions), layer.conv.group, -1).astype(np.float32)
+    rows: Array = output.reshape(*output.shape[:2], prod(output.shape[2:]))[sample, :, where]
+    group = layer.conv.group
+    return rows.reshape(len(positions), group, rows.shape[1] // group).astype(np.float32)
 
 
 def input_rows(layer: Layer, value: Array, shape: Shape, positions: Array, turned: bool = False) -> Array:
@@ -67,14 +68,14 @@ def input_rows(layer: Layer, value: Array, shape: Shape, positions: Array, turne
     conv = layer.conv
     sample, *place = np.unravel_index(positions, (shape[0], *shape[2:]))
     index, inside = _taps(conv, value.shape[2:], shape[2:], place)
-    flat = value.reshape(*value.shape[:2], -1)
+    flat = value.reshape(*value.shape[:2], prod(value.shape[2:]))
     bounds = np.searchsorted(sample, np.arange(len(value) + 1))
     windows = np.empty((len(positions), conv.in_channels, index.shape[1]), np.float32)
     for i, (start, stop) in enumerate(pairwise(bounds)):
         taken = np.take(flat[i], index[start:stop].ravel(), axis=1)
-        windows[start:stop] = taken.reshape(len(taken), stop - start, -1).swapaxes(0, 1)
-    windows *= inside[:, None]
-    return windows.reshape(len(positions), conv.group, -1)
+        windows[start:stop] = taken.reshape(len(taken), stop - start, index.shape[1]).swapaxes(0, 1)
+    np.copyto(windows, 0, where=~inside[:, None])  # a product would keep NaN
+    return windows.reshape(len(positions), conv.group, conv.params // conv.out_channels)
 
 
 def _taps(conv: ConvSpec, spatial: Shape, sizes: Shape, place: list[Array]) -> tuple[Array, Array]:
@@ -91,8 +92,9 @@ def _taps(conv: ConvSpec, spatial: Shape, sizes: Shape, place: list[Array]) -> t
             at = place[axis][:, None] * stride + taps - pad
             found = (at >= 0) & (at < size)
         at = np.where(found, at, 0)
-        index = (index[:, :, None] * size + at[:, None]).reshape(len(at), -1)
-        inside = (inside[:, :, None] & found[:, None]).reshape(len(at), -1)
+        count = index.shape[1] * len(taps)
+        index = (index[:, :, None] * size + at[:, None]).reshape(len(at), count)
+        inside = (inside[:, :, None] & found[:, None]).reshape(len(at), count)
     return index, inside
 
 
@@ -114,7 +116,7 @@ def _pad_begin(conv: ConvSpec, axis: int, size: int, output_size: int) -> int:
 def _dense_rows(layer: Layer, value: Array, shape: Shape, positions: Array) -> Array:
     """Rows of an operand or of the output, whose shape is `shape`."""
     conv, batch = layer.conv, layer.layout.batch
-    if layer.layout.position == 0:  # W x: columns are the vectors
+    if layer.layout.position == 0 and len(shape) > 1:  # W x: columns are the vectors
         value, shape = value.swapaxes(-1, -2), (*shape[:-2], shape[-1], shape[-2])
     if conv.group == 1:
         return value.reshape(-1, 1, value.shape[-1])[positions].astype(np.float32)

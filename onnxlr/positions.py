@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from onnxlr.layer import Layer
 from onnxlr.patches import count_positions
 
-__all__ = ["Positions"]
+__all__ = ["Positions", "held_out_runs"]
 
 _PER_ENTRY = 48
 """Positions to fit on, by the entries of x; the refit of a last factor wants 17 to 35 a feature."""
 
-_FEWEST, _MOST = 10_000, 60_000
+_FEWEST, _MOST = 10_000, 40_000
 
 _WORK = 5e11
 """Multiply-accumulates of the moments of a layer, at most: some seconds."""
@@ -27,6 +27,11 @@ _HELD_OUT = 2_000
 
 _ENOUGH_RUNS = 5
 """From as many runs on, every fifth is held out; with fewer, the last fifth of the positions of each."""
+
+
+def held_out_runs(runs: int) -> list[int]:
+    """Numbers of the runs that have positions to judge by: every fifth; all of them if there are fewer."""
+    return list(range(_ENOUGH_RUNS - 1, runs, _ENOUGH_RUNS)) or list(range(runs))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from scipy import linalg
 
 from onnxlr.alternation import improved_vectors
 from onnxlr.moments import Sample
+from onnxlr.ridge import ridged_cholesky
 
 __all__ = [
     "Features",
@@ -36,7 +37,7 @@ RIDGES = (None, 1e-2, 1e-1)
 """Strengths that compete, by the mean variance of a feature; None leaves the coefficients as they come."""
 
 _FLOOR = 1e-6
-"""Variance, by the largest of an entry, that every direction of the inputs is given in addition."""
+"""Variance, by the mean of an entry's, that every direction of the inputs is given in addition."""
 
 _STEP = 8
 """Ranks between two measured errors where the full rank is above 64; between them errors are interpolated."""
@@ -76,7 +77,8 @@ class HeadFeatures(Features):
 
     def __init__(self, sample: Sample, weight: Float, index: NDArray[np.intp], ranks: int) -> None:
         self.block, self._index = index.shape[1], index
-        root = _root(np.mean([sample.covariance[np.ix_(tap, tap)] for tap in index.T], axis=0))
+        covariance = np.mean([sample.covariance[np.ix_(tap, tap)] for tap in index.T], axis=0)
+        root, _ = ridged_cholesky(covariance, _FLOOR)
         seen = np.stack([root.T @ weight[:, tap].T for tap in index.T], axis=2)  # head, M, taps
         flat = seen.reshape(len(seen), -1)
         basis = leading_vectors(flat @ flat.T, ranks)
@@ -196,11 +198,11 @@ class NestedRegression:
         return np.stack([np.interp(ranks, self._measured, column) for column in measured.T], axis=1)
 
     def solve(self, rank: int) -> Solution:
-        """The coefficients of a rank: those of the target and ridge with the least error on held-out pairs."""
+        """The coefficients of a rank, by the target and ridge with the least error on held-out pairs."""
         count = rank * self.block
         found = [self._judged(self._features.prior[:, :count], 0)]
-        for ridge in (*RIDGES[1:], 1.0):
-            factor, weight = self._factor(count, ridge)
+        for ridge in RIDGES[1:]:
+            factor, weight = ridged_cholesky(self.covariance[:count, :count], ridge)
             for i, cross in enumerate(self._crosses):
                 target = cross[:, :count] + weight * self._features.prior[:, :count]
                 found.append(self._judged(linalg.cho_solve((factor, True), target.T).T, i))
@@ -227,22 +229,13 @@ class NestedRegression:
         rest = self._sample.outputs - inputs @ coefficients.T.astype(np.float32)
         return Solution(coefficients, self._sample.crosses[cross], _mean_square(rest))
 
-    def _factor(
-        self, count: int, ridge: float, dtype: type[np.floating[Any]] = np.float64
-    ) -> tuple[Array, float]:
-        """Cholesky factor of the ridged covariance, and the ridge's absolute strength."""
-        covariance: Array = self.covariance[:count, :count].astype(dtype)
-        weight = ridge * max(float(covariance.diagonal().mean()), float(np.finfo(np.float32).tiny))
-        covariance.flat[:: count + 1] += weight
-        return linalg.cholesky(covariance, lower=True, overwrite_a=True, check_finite=False), weight
-
     def _curve(self, ridge: float | None) -> Float:
         """The energies with one ridge and the first target, in float32: enough to compare by."""
         prior = self._features.prior
         if ridge is None:
             shares, features = prior.T, self._held
         else:
-            factor, weight = self._factor(prior.shape[1], ridge, np.float32)
+            factor, weight = ridged_cholesky(self.covariance, ridge, np.float32)
             target = (self._crosses[0] + weight * prior).T.astype(np.float32)
             shares = linalg.solve_triangular(factor, target, lower=True, check_finite=False)
             features = linalg.solve_triangular(factor, self._held.T, lower=True, check_finite=False).T
@@ -266,10 +259,3 @@ def leading_vectors(matrix: Float, count: int) -> Float:
     n = len(matrix)
     _, vectors = linalg.eigh(matrix, subset_by_index=(n - count, n - 1), check_finite=False)
     return np.ascontiguousarray(vectors[:, ::-1])
-
-
-def _root(covariance: Float) -> Float:
-    """Lower triangular R with R Rᵀ = covariance, and a little more, so that there is R⁻¹."""
-    raised = covariance.copy()
-    raised.flat[:: len(raised) + 1] += max(_FLOOR * raised.diagonal().max(), np.finfo(np.float64).tiny)
-    return linalg.cholesky(raised, lower=True, overwrite_a=True, check_finite=False)

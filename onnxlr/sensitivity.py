@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxlr.network import Network, State
+from onnxlr.positions import held_out_runs
 
 __all__ = ["Probes"]
 
 _RUNS = 8
-"""Runs to measure on, at most; and at most a quarter of all."""
+"""Runs to measure on, at most."""
 
 
 class Probes:
-    """Some runs of the original and its outputs in them.
+    """Some runs of the original that nothing is fitted on, and its outputs in them.
 
     Args:
         network: the original.
@@ -27,8 +28,9 @@ class Probes:
 
     def __init__(self, network: Network, states: Sequence[State]) -> None:
         self._network = network
-        count = min(_RUNS, max(1, len(states) // 4))
-        self._runs = [i * len(states) // count for i in range(count)]
+        held_out = held_out_runs(len(states))
+        count = min(_RUNS, len(held_out))
+        self._runs = [held_out[i * len(held_out) // count] for i in range(count)]
         whole = network.piece(0, states[0], until=len(network.order))
         self._expected = [self._outputs(whole.run(states[run])) for run in self._runs]
 
@@ -47,8 +49,11 @@ class Probes:
         right: defaultdict[str, float] = defaultdict(float)
         for run, expected in zip(self._runs, self._expected, strict=True):
             for name, value in self._outputs(piece.run(states[run])).items():
-                wrong[name] += _energy(value - expected[name])
-                right[name] += _energy(expected[name])
+                reference = expected[name]
+                with np.errstate(invalid="ignore"):  # inf - inf
+                    rest = value - reference if value.shape == reference.shape else reference
+                wrong[name] += _energy(rest)
+                right[name] += _energy(reference)
         ratios = [wrong[name] / right[name] for name in wrong if right[name] > 0]
         return float(np.mean(ratios)) if ratios else 0.0
 

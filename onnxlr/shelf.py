@@ -27,11 +27,13 @@ class Shelf:
         self._room = room
 
     def put(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The array itself, or its equal in a file that is gone with it.
+        """The array itself if there is room or it is in a file already, else its equal in a file.
 
         Raises:
             UsageError: the disk is full.
         """
+        if isinstance(array, np.memmap):
+            return array
         if array.nbytes <= self._room:
             self._room -= array.nbytes
             return array

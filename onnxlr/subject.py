@@ -85,9 +85,15 @@ class Subject:
 
     def accepts(self, scheme: Scheme) -> bool:
         """Whether the scheme can be had."""
-        own = self.layer.conv
-        first = scheme.chain(own, (1,) * len(scheme.max_rank(own)))[0]
-        return not self._has_stand_in or first.weight_shape[1:] == own.weight_shape[1:]
+        if not self._has_stand_in:
+            return True
+        if scheme.refuses(self.conv) is not None:
+            return False
+        lowest = (1,) * len(scheme.max_rank(self.conv))
+        first, *rest = scheme.chain(self.layer.conv, lowest)
+        stand_in = scheme.chain(self.conv, lowest)
+        sees_all = first.weight_shape[1:] == self.layer.conv.weight_shape[1:]
+        return sees_all and [link.weight_shape for link in rest] == [x.weight_shape for x in stand_in[1:]]
 
     def pairs(self, value: Array, output: Array, positions: Array) -> tuple[Array, Array]:
         """x and y, `(positions, group, ·)`, at positions of one run; y by alpha, or W x if `offset` is None.
@@ -138,7 +144,8 @@ class Subject:
 
     @property
     def _has_stand_in(self) -> bool:
-        return self.layer.conv.params // self.layer.conv.out_channels > _LARGEST
+        conv = self.layer.conv
+        return conv.params // conv.out_channels > max(_LARGEST, conv.out_channels // conv.group)
 
     def _own_weight(self) -> Array:
         stored = self.layer.weight.read()

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 from threadpoolctl import threadpool_limits
 
+from onnxlr import calibration as calibration_module
 from onnxlr import positions as positions_module
 from onnxlr import subject as subject_module
 from onnxlr.analysis import analyse
@@ -47,7 +48,7 @@ def _small() -> Iterator[None]:
         yield
 
 
-Choices = Mapping[str, tuple[str | None, Rank]]
+Choices = dict[str, tuple[str | None, Rank]]
 """By the layer's name; no scheme: it stays one node."""
 
 
@@ -151,7 +152,7 @@ PLANS: dict[str, Choices] = {
         "conv2": ("channel-out", (3,)),
         "fc": ("channel-in", (3,)),
     },
-    "channel-in": {"conv1": ("channel-in", (1,)), "conv2": ("tucker2", (8, 8)), "fc": ("channel-in", (2,))},
+    "channel-in": {"conv1": ("channel-in", (1,)), "conv2": ("channel-out", (8,)), "fc": ("channel-in", (2,))},
     "spatial": {"conv1": ("spatial", (2,)), "conv2": ("spatial", (4,)), "fc": (None, ())},
     "groups": {"conv1": ("tucker2", (2, 2)), "conv2": ("group-2", (3,)), "fc": ("channel-out", (4,))},
     "one stays": {"conv1": ("channel-out", (1,)), "conv2": (None, ())},
@@ -189,7 +190,7 @@ def recorded() -> Recorded:
     return Recorded(network(), BATCHES, seed=3)
 
 
-RANKS = {
+RANKS: dict[str, dict[str, Rank]] = {
     "conv1": {"channel-in": (2,), "channel-out": (2,), "group-2": (1,), "spatial": (3,), "tucker2": (2, 3)},
     "conv2": {"channel-in": (5,), "channel-out": (3,), "group-4": (2,), "spatial": (7,), "tucker2": (4, 3)},
     "fc": {"channel-in": (2,), "channel-out": (3,)},
@@ -296,7 +297,7 @@ def test_later_layers_make_up_for_earlier_ones(recorded: Recorded, plan: str) ->
         mean_square(expected - values(applied(network(), chosen, found), "h2", np.concatenate(FRESH)))
         for found in (fits, alone)
     )
-    assert together < 0.99 * apart
+    assert together < 0.995 * apart
 
 
 def test_a_layer_that_stays_has_its_shape(recorded: Recorded) -> None:
@@ -309,6 +310,17 @@ def test_a_layer_that_stays_has_its_shape(recorded: Recorded) -> None:
 def test_a_layer_that_stays_and_has_its_inputs_stays_as_it_is(recorded: Recorded) -> None:
     fits = recorded.calibrator.fit(chosen_of(network(), {"conv1": (None, ()), "fc": ("channel-in", (10,))}))
     assert fits.get(KEYS["conv1"], fits[KEYS["fc"]]).error < 1e-9
+
+
+def test_a_layer_whose_fit_is_no_better(recorded: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has none, and the one before it is not put in its place again."""
+    monkeypatch.setattr(calibration_module, "refit_layer", lambda *_: None)
+    plan: Choices = {"conv1": ("channel-out", (2,)), "conv2": (None, ()), "fc": ("channel-in", (3,))}
+    fits = recorded.calibrator.fit(chosen_of(network(), plan))
+    assert fits.keys() == {KEYS["conv1"], KEYS["fc"]}
+    del plan["conv2"]
+    others = recorded.calibrator.fit(chosen_of(network(), plan))
+    assert fits[KEYS["fc"]].error == pytest.approx(others[KEYS["fc"]].error, rel=1e-3)
 
 
 def test_fitting_needs_no_survey(recorded: Recorded) -> None:
@@ -357,10 +369,15 @@ def test_weights_in_files(tmp_path: Path, recorded: Recorded) -> None:
     loaded = load(path)
     found = {i.name: i for i in analyse(loaded.proto, folder=str(tmp_path)) if isinstance(i, Layer)}
     chosen = [Chosen(found["conv1"], SCHEMES["channel-out"], (1,)), Chosen(found["conv2"], None)]
-    stored: list[Any] = []
+    stored: list[Array] = []
+
+    def store(spill: Spill, array: Array) -> TensorProto:
+        stored.append(array)
+        return own(spill, array)
+
+    own = Spill.store
     with pytest.MonkeyPatch.context() as patch:
-        own = Spill.store
-        patch.setattr(Spill, "store", lambda self, array: stored.append(array) or own(self, array))
+        patch.setattr(Spill, "store", store)
         fits = calibrator(loaded, BATCHES, seed=3).fit(chosen)
     assert len(stored) == 5  # two factors, one weight, two biases
     expected = recorded.fits["one stays"]
@@ -465,7 +482,7 @@ OUT_OF_REACH: dict[str, tuple[ModelProto, dict[tuple[str, str], str]]] = {
             w0=weight(6, 6),
             w1=weight(6, 6, seed=1),
             w2=weight(6, 6, seed=2),
-            zero=np.float32(0),
+            zero=np.array(0, np.float32),
         ),
         {("/b[0]", "t"): ELSEWHERE},
     ),
@@ -586,8 +603,8 @@ def test_rows_that_are_not_finite_are_left_out(value: float) -> None:
     with np.errstate(invalid="ignore"):  # of inf in the sensitivities
         surveys = [made.survey(tasks(mlp())) for made in (found, expected)]
     assert surveys[0].problems == {}
-    for key, residuals in surveys[1].residuals.items():
-        assert surveys[0].residuals[key] == pytest.approx(residuals, rel=1e-4, abs=1e-9)
+    for offer, residuals in surveys[1].residuals.items():
+        assert surveys[0].residuals[offer] == pytest.approx(residuals, rel=1e-4, abs=1e-9)
     chosen = [Chosen(layer, SCHEMES["channel-in"], (2,)) for layer in layers(mlp()).values()]
     fits = [made.fit(chosen) for made in (found, expected)]
     for key, fit in fits[1].items():
@@ -691,9 +708,9 @@ def test_half_precision(recorded: Recorded) -> None:
     made = calibrator(model, batches, seed=3)
     survey = made.survey(tasks(model))
     assert survey.problems == {}
-    for key, residuals in recorded.survey.residuals.items():
+    for offer, residuals in recorded.survey.residuals.items():
         tolerance = 1e-5 * residuals.flat[0]
-        assert survey.residuals[key] == pytest.approx(residuals, rel=0.03, abs=tolerance)
+        assert survey.residuals[offer] == pytest.approx(residuals, rel=0.03, abs=tolerance)
     chosen = chosen_of(model, PLANS["channel-out"])
     fits = made.fit(chosen)
     arrays = [array for fit in fits.values() for array in (*fit.factors, fit.bias) if array is not None]
@@ -732,7 +749,7 @@ def compressing() -> ModelProto:
         w1=weight(4, 6),
         w2=weight(6, 5, seed=1),
         one=np.array([1]),
-        zero=np.float32(0),
+        zero=np.array(0, np.float32),
     )
 
 

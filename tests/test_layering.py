@@ -54,6 +54,7 @@ LAYERS = [
     {"onnxlr.schemes.pairs"},
     {"onnxlr.schemes.base", "onnxlr.regression"},
     {"onnxlr.alternation"},
+    {"onnxlr.ridge"},
     {"onnxlr.moments", "onnxlr.layout"},
     {"onnxlr.linalg", "onnxlr.conv", "onnxlr.errors"},
     {"onnxlr.lapack"},

@@ -55,7 +55,7 @@ def test_cut_before_every_node(case: str) -> None:
     model = build()
     before = model.SerializeToString(deterministic=True)
     nodes = keys(model)
-    whole = network(model, reversed(nodes))
+    whole = network(model, nodes[::-1])
     assert whole.order == nodes
     assert whole.outputs == [value.name for value in model.graph.output]
     places = {key: i for i, key in enumerate([("", n.output[0]) for n in model.graph.node])}

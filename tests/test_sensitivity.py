@@ -103,7 +103,7 @@ def test_runs(runs: int, chosen: list[int]) -> None:
 def test_energies_are_summed_over_runs() -> None:
     """A run whose output is nearly zero does not outweigh the others."""
     model = parse("g (float[N, 4] x) => (float[N, 4] y) { y = Add (x, b) }", b=np.zeros(4, np.float32))
-    feeds = [{"x": scale * normal(3, 4)} for scale in np.float32([1e-6, 1, 1, 1, 2, 1, 1, 1])]
+    feeds = [{"x": scale * normal(3, 4)} for scale in np.array([1e-6, 1, 1, 1, 2, 1, 1, 1], np.float32)]
     energy = sum(float(np.square(feeds[i]["x"], dtype=np.float64).sum()) for i in (0, 4))
     found = measured(model, "y", feeds, setting(b=[0.1, 0, 0, 0]))
     assert found == pytest.approx(6 * 0.01 / energy, rel=1e-4)
@@ -143,7 +143,7 @@ def test_outputs(case: str) -> None:
     model = parse(
         f"g (float[N, 4] x) => ({outputs}) {{ a = Neg (x) y = MatMul (a, w) {nodes} }}",
         w=np.eye(4, dtype=np.float32),
-        zero=np.float32(0),
+        zero=np.array(0, np.float32),
     )
     found = measured(model, "y", [{"x": normal(5, 4)}], setting(w=1.5 * np.eye(4)))
     assert found == pytest.approx(expected, rel=2e-3 if "half" in case else 1e-5, abs=1e-12)
@@ -174,7 +174,9 @@ def test_what_is_not_finite_does_not_count(value: float) -> None:
 
 
 def test_a_change_that_makes_outputs_infinite_is_finite() -> None:
-    model = parse("g (float[N, 4] x) => (float[N, 4] y) { a = Mul (x, w) y = Exp (a) }", w=np.float32(1))
+    model = parse(
+        "g (float[N, 4] x) => (float[N, 4] y) { a = Mul (x, w) y = Exp (a) }", w=np.array(1, np.float32)
+    )
     found = measured(model, "a", [{"x": normal(5, 4)}], setting(w=np.float32(1e4)))
     assert np.isfinite(found)
 
@@ -189,8 +191,8 @@ def test_outputs_whose_size_depends_on_the_values() -> None:
             mask = Greater (a, zero)
             y = Compress (a, mask)
         }""",
-        w=np.float32(1),
-        zero=np.float32(0.1),
+        w=np.array(1, np.float32),
+        zero=np.array(0.1, np.float32),
     )
     found = measured(model, "a", [{"x": np.linspace(-1, 1, 21, dtype=np.float32)}], setting(w=2.0))
     assert np.isfinite(found)

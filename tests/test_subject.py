@@ -103,6 +103,15 @@ OFFSETS: dict[str, tuple[ModelProto, tuple[float, float] | None]] = {
     "Gemm, alpha 0": (gemm_model(W, weight(24), alpha=0.0), None),
     "Gemm, beta 0": (gemm_model(W, weight(24), beta=0.0), None),
     "Gemm left": (left_gemm_model(weight(24, 16)), None),
+    "Gemm left, a bias for each column": (
+        make_model(
+            [helper.make_node("Gemm", ["w", "x", "b"], ["y"], "gemm")],
+            {"x": [16, 5]},
+            ["y"],
+            {"w": weight(5, 16), "b": weight(5)},
+        ),
+        None,
+    ),
     "MatMul": (matmul_model(["x", "w"], ["N", 16], W), None),
     "MatMul left": (matmul_model(["w", "x"], [24, 5], weight(16, 24)), None),
     "MatMul (2, K, N)": (matmul_model(["x", "w"], [2, 3, 24], weight(2, 24, 16)), None),

@@ -15,6 +15,7 @@ __all__ = ["Line", "Panel", "draw", "plot_problem"]
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "onnxlr",  # else names of elements are random
     "svg.fonttype": "none",  # text stays text
+    "text.parse_math": False,  # also a $ in it
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,

@@ -80,17 +80,7 @@ def render_inspection(inspection: Inspection, width: int = 80) -> Iterator[Rende
 
 def render_sweep(sweep: Sweep) -> Iterator[RenderableType]:
     """A row a point, and the budgets that cannot be reached."""
-    columns = (
-        "target",
-        ">MACs",
-        ">params",
-        ">bytes",
-        ">predicted",
-        ">rel. L2",
-        ">agree",
-        ">top-1",
-        ">speed-up",
-    )
+    columns = ("target", ">MACs", ">params", ">predicted", ">rel. L2", ">agree", ">top-1", ">speed-up")
     rows = [_point_row(point) for point in sweep.points]
     used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
     yield _table([columns[i] for i in used], [[row[i] for i in used] for row in rows], 80)
@@ -110,21 +100,28 @@ def render_sweep(sweep: Sweep) -> Iterator[RenderableType]:
 
 
 def _point_row(point: SweepPoint) -> tuple[str, ...]:
-    totals, latency = point.totals, point.latency
+    """What is not known is empty."""
+    predicted, latency = point.plan.predicted_rel_l2, point.latency
+    speedup = "" if latency is None else f"{latency.speedup:.2f}x [{_range(latency)}]"
     return (
         f"{point.target:g}",
-        *(
-            "" if (part := kept(value)) is None else f"{part:.1%}"
-            for value in (totals.macs, totals.params, totals.bytes)
-        ),
-        "" if point.plan.predicted_rel_l2 is None else f"{point.plan.predicted_rel_l2:.3g}",
-        "" if point.rel_l2 is None else f"{point.rel_l2:.3g}",
-        "" if point.agreement is None else f"{point.agreement:.2%}",
-        "" if point.top1 is None else f"{point.top1:.2%}",
-        ""
-        if latency is None
-        else f"{latency.speedup:.2f}x [{latency.interval[0]:.2f}, {latency.interval[1]:.2f}]",
+        _known(kept(point.totals.macs), ".1%"),
+        _known(kept(point.totals.params), ".1%"),
+        _known(predicted, ".3g"),
+        _known(point.rel_l2, ".3g"),
+        _known(point.agreement, ".2%"),
+        _known(point.top1, ".2%"),
+        speedup,
     )
+
+
+def _known(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _range(latency: Latency) -> str:
+    low, high = latency.interval
+    return f"{low:.2f}, {high:.2f}"
 
 
 def _inspection_rows(layer: InspectedLayer, energies: int) -> Iterator[tuple[str, ...]]:
@@ -177,12 +174,11 @@ def _validation(validation: Validation) -> Iterator[RenderableType]:
 
 
 def _latency(latency: Latency) -> Text:
-    low, high = latency.interval
     threads = latency.threads or "default"
     style = {"faster": "bold green", "slower": "bold red"}.get(latency.verdict, "bold yellow")
     text = Text(
         f"latency: {latency.before:.3g} ms before, {latency.after:.3g} ms after: "
-        f"{latency.speedup:.2f}x [{low:.2f}, {high:.2f}], noise ±{latency.noise_floor:.1%}: "
+        f"{latency.speedup:.2f}x [{_range(latency)}], noise ±{latency.noise_floor:.1%}: "
     )
     text.append(latency.verdict, style)
     return text.append(f"\n  batch {latency.batch}, {latency.device}, threads: {threads}")

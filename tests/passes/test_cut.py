@@ -80,7 +80,7 @@ def branches() -> ModelProto:
         }""",
         w=weight(4, 4),
         w0=weight(1, 4, seed=1),
-        zero=np.float32(0),
+        zero=np.array(0, np.float32),
     )
 
 
@@ -161,7 +161,7 @@ def optional_inputs() -> ModelProto:
         {
             "lw": weight(1, 12, 4),
             "lr": weight(1, 12, 3, seed=1),
-            "top": np.float32(0.5),
+            "top": np.array(0.5, np.float32),
             "first": np.array([0]),
             "scales": np.array([1, 2, 1], np.float32),
         },
@@ -284,7 +284,7 @@ def shapes() -> ModelProto:
             y = Where (mask, flat, fill)
         }""",
         zero=np.array([0]),
-        level=np.float32(0.1),
+        level=np.array(0.1, np.float32),
     )
 
 

@@ -19,10 +19,10 @@ from onnxlr.conv import ConvSpec
 from onnxlr.fitting import compose
 from onnxlr.linalg import tail_sums
 from onnxlr.moments import Moments, Sample
-from onnxlr.regression import HeadFeatures, NestedRegression, leading_vectors
+from onnxlr.regression import HeadFeatures, leading_vectors
 from onnxlr.schemes import Factors, Rank, Scheme, all_schemes
 from tests.builders import Array, make_model, relative_error, run, weight
-from tests.test_regression import SINGLE, energy, held_error, rows, sample_of
+from tests.test_regression import SINGLE, energy, held_error, ridged, rows, sample_of
 
 CONVS = {
     "1-D": ConvSpec.create((6, 5, 3)),
@@ -98,18 +98,13 @@ def some_ranks(full: Rank) -> Iterator[Rank]:
     return product(*([*range(1, full[0] + 1)],) if full[0] <= 8 and len(full) == 1 else entries)
 
 
-def only(monkeypatch: pytest.MonkeyPatch, *ridges: float | None) -> None:
-    """Let these ridges compete, in errors and factors alike."""
-    monkeypatch.setattr(regression, "RIDGES", ridges)
-    monkeypatch.setattr(NestedRegression.solve, "__defaults__", (ridges,))
+def same_ridges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all ridges compete for the stated errors that compete for the factors."""
+    monkeypatch.setattr(regression, "RIDGES", (*regression.RIDGES, 1.0))
 
 
 def has_triple(scheme: Scheme, conv: ConvSpec) -> bool:
     return scheme.name == "spatial" and len(scheme.max_rank(conv)) == 2
-
-
-RANK_RIDGE = 3e-3
-"""Of the energy: the ridge of factors is relative to their own features, that of errors to all features."""
 
 
 @accepted("channel-in", "channel-out", "group-2", "group-4", "spatial")
@@ -117,35 +112,17 @@ def test_errors_are_those_of_the_factors(scheme: Scheme, case: str, monkeypatch:
     conv = CONVS[case]
     if has_triple(scheme, conv):
         return
-    only(monkeypatch, *regression.RIDGES)
+    same_ridges(monkeypatch)
     w, samples = layer(conv)
     full = scheme.max_rank(conv)
     found = scheme.regress(conv, w, samples, full)
     residuals, total = found.residuals, sum(map(energy, samples))
     assert residuals.shape == (full[0] + 1,)
     assert abs(residuals[0] - total) <= SINGLE * total
-    features_differ_in_variance = scheme.name != "spatial" and (
-        scheme.name != "channel-in" or conv.is_pointwise
-    )
-    tolerance = RANK_RIDGE if features_differ_in_variance else SINGLE
     for rank in some_ranks(full):
         factors = found.factors(rank)
         assert [f.shape for f in factors] == [link.weight_shape for link in scheme.chain(conv, rank)]
-        assert abs(error_of(factors, scheme, conv, rank, samples) - residuals[rank]) <= tolerance * total
-
-
-@accepted("channel-in", "channel-out", "group-2", "group-4", "spatial", cases=FEW)
-def test_factors_try_one_more_ridge(scheme: Scheme, case: str) -> None:
-    conv = CONVS[case]
-    if has_triple(scheme, conv):
-        return
-    w, samples = layer(conv, noise=2.0)
-    full = scheme.max_rank(conv)
-    found = scheme.regress(conv, w, samples, full)
-    residuals, total = found.residuals, sum(map(energy, samples))
-    for rank in some_ranks(full):
-        error = error_of(found.factors(rank), scheme, conv, rank, samples)
-        assert error <= residuals[rank] + RANK_RIDGE * total
+        assert abs(error_of(factors, scheme, conv, rank, samples) - residuals[rank]) <= SINGLE * total
 
 
 @accepted("tucker2")
@@ -155,7 +132,7 @@ def test_tucker2_errors_are_those_with_the_components_of_the_outputs(
 ) -> None:
     conv = CONVS[case]
     w, samples = layer(conv)
-    only(monkeypatch, ridge)
+    monkeypatch.setattr(regression, "RIDGES", (ridge,))
     full = scheme.max_rank(conv)
     found, expected = scheme.regress(conv, w, samples, full), np.zeros([size + 1 for size in full])
     for own, sample in zip(matrices(conv, w), samples, strict=True):
@@ -163,9 +140,8 @@ def test_tucker2_errors_are_those_with_the_components_of_the_outputs(
         features = HeadFeatures(sample, own, index, full[0])
         seen = features.apply(np.eye(own.shape[1])).T
         components = leading_vectors(own @ sample.covariance @ own.T, full[1])
-        nested = NestedRegression(sample, features)
         for r1 in range(full[0] + 1):
-            one = nested.solve(r1)[0] @ seen[: r1 * features.block] if r1 else np.zeros_like(own)
+            one = ridged(sample, features, r1, ridge) @ seen[: r1 * features.block]
             for r2 in range(full[1] + 1):
                 kept = components[:, :r2]
                 expected[r1, r2] += held_error(sample, kept @ (kept.T @ one))
@@ -177,9 +153,9 @@ def test_tucker2_errors_are_those_with_the_components_of_the_outputs(
 def test_tucker2_factors_are_hardly_worse_than_stated(
     scheme: Scheme, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their last basis is of what they give, not of the outputs: better on the pairs that they are fitted to."""
+    """Their last basis is of what they give, not of the outputs: better where they are fitted."""
     conv = CONVS[case]
-    only(monkeypatch, *regression.RIDGES)
+    same_ridges(monkeypatch)
     w, samples = layer(conv)
     full = scheme.max_rank(conv)
     found, total = scheme.regress(conv, w, samples, full), sum(map(energy, samples))
@@ -203,7 +179,7 @@ def test_tucker2_factors_are_the_optimum_at_their_vectors(
     x = rows(rng, 400, w[0].size)
     y = x @ w.reshape(len(w), -1).T + 0.3 * rng.standard_normal((400, len(w)))
     sample = sample_of(x, y)
-    only(monkeypatch, 1e-9)
+    monkeypatch.setattr(regression, "RIDGES", (None, 1e-9))
     full = scheme.max_rank(conv)
     found, total = scheme.regress(conv, w, [sample], full), energy(sample)
     index = np.arange(w[0].size).reshape(conv.in_channels, -1)
@@ -230,7 +206,7 @@ def test_triple_errors_are_measured_at_some_ranks(
     conv = CONVS[case]
     if not has_triple(scheme, conv):
         return
-    only(monkeypatch, *regression.RIDGES)
+    same_ridges(monkeypatch)
     w, samples = layer(conv)
     full = scheme.max_rank(conv)
     found, total = scheme.regress(conv, w, samples, full), sum(map(energy, samples))
@@ -246,21 +222,10 @@ def test_triple_errors_are_measured_at_some_ranks(
         if r1 in measured:
             exact = min(error, total) if conv.group == 1 else error
             assert abs(exact - found.residuals[r1, r2]) <= SINGLE * total
-        else:
-            after = next(rank for rank in measured if rank > r1)
-            before = max([rank for rank in measured if rank < r1], default=0)
-            assert error <= found.residuals[before, r2] + 1e-2 * total
-            assert error >= found.residuals[after, r2] - 5e-2 * total
+        else:  # interpolated
+            assert abs(error - found.residuals[r1, r2]) <= 0.15 * total
 
 
-TOO_MANY = pytest.mark.xfail(
-    strict=True,
-    raises=(ValueError, np.linalg.LinAlgError),
-    reason="more channels than the second Conv can fill",
-)
-
-
-@TOO_MANY
 @pytest.mark.parametrize("case", ["3-D", "3-D, other order", "grouped 3-D"])
 def test_triple_with_more_channels_than_taps(case: str) -> None:
     """Ranks are multiples of 8 and plans may be edited: (r1, r2) may have r2 > r1 · k."""
@@ -281,7 +246,7 @@ def test_a_lower_top_changes_no_error(scheme: Scheme, case: str, monkeypatch: py
     conv = CONVS[case]
     if has_triple(scheme, conv):
         return  # measures at other ranks
-    only(monkeypatch, None)
+    monkeypatch.setattr(regression, "RIDGES", (None,))
     w, samples = layer(conv)
     full = scheme.max_rank(conv)
     top = tuple(max(1, size // 2) for size in full)
@@ -448,8 +413,8 @@ HARD: dict[str, tuple[Rows, int]] = {
     "dependent inputs": (dependent, 300),
     "fewer samples than entries": (plain, 4),
     "one sample": (plain, 1),
-    "constant input": (lambda rng, count, size: np.full((count, size), 1.5), 300),
-    "no input": (lambda rng, count, size: np.zeros((count, size)), 300),
+    "constant input": (lambda _, count, size: np.full((count, size), 1.5), 300),
+    "no input": (lambda _, count, size: np.zeros((count, size)), 300),
     "tiny": (lambda rng, count, size: 1e-12 * plain(rng, count, size), 300),
     "huge": (lambda rng, count, size: 1e12 * plain(rng, count, size), 300),
 }
