@@ -2,7 +2,7 @@
 
 Needs a folder of networks and images (`--data`). `benchmarks.accuracy_data` says what each network is
 calibrated and tested on, `benchmarks.accuracy_rivals` what the other methods are. Labels only serve to
-measure. Four tables, written to `results/accuracy.json` as each is done:
+measure. Four tables, written to `results/accuracy.json` row by row:
 
 * cifar10: kept MACs 0.7, 0.5 and 0.35 by every method;
 * calibration: fewer images to calibrate on, at kept MACs 0.5;
@@ -215,12 +215,14 @@ def main(data: Path, only: tuple[str, ...], kept: tuple[float, ...], images: int
         bench = Bench(data, Path(scratch), only or NAMES, kept, images)
         for name, table in TABLES.items():
             columns = COLUMNS[name].split(",")
-            rows = [{column: row[column] for column in columns} for row in table(bench)]
+            rows = []
+            for row in table(bench):
+                rows.append({column: row[column] for column in columns})
+                done.append({"table": name, **rows[-1]})
+                write_results("accuracy", done)
             if rows:
                 print(f"\n### {name}\n")
                 print_rows(rows)
-                done += [{"table": name, **row} for row in rows]
-                write_results("accuracy", done)
 
 
 def _optimized(network: Network, setting: Setting, calibration: str) -> tuple[onnxlr.Result, float, float]:

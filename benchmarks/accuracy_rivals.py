@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import onnxlr
-from onnxlr.calibration import Calibrator, Chosen, Survey, Task
+from onnxlr.calibration import Calibrator, Chosen
 from onnxlr.errors import UsageError
 from onnxlr.fitting import Fit
 from onnxlr.model_file import Model
@@ -125,23 +125,19 @@ class OriginalInputs(onnxlr.Calibration):
 
 
 class _OneByOne(Calibrator):
-    """Another calibrator, asked for each layer alone.
+    """Another calibrator, but for `fit`.
 
     Args:
-        calibrator: is asked.
+        calibrator: what it has, this one has as well.
     """
 
     def __init__(self, calibrator: Calibrator) -> None:
-        self._calibrator = calibrator
-
-    def survey(self, tasks: Sequence[Task], sensitivity: bool = True) -> Survey:
-        """See `Calibrator`."""
-        return self._calibrator.survey(tasks, sensitivity)
+        vars(self).update(vars(calibrator))
 
     def fit(self, chosen: Sequence[Chosen]) -> dict[Key, Fit]:
         """See `Calibrator`; what stays one layer is left as it is."""
         fits: dict[Key, Fit] = {}
         for item in chosen:
             if item.scheme is not None:
-                fits |= self._calibrator.fit([item])
+                fits |= super().fit([item])
         return fits

@@ -19,7 +19,7 @@ _PER_ENTRY = 48
 
 _FEWEST, _MOST = 10_000, 40_000
 
-_WORK = 5e11
+_WORK = 3e11
 """Multiply-accumulates of the moments of a layer, at most: some seconds."""
 
 _HELD_OUT = 2_000

@@ -16,8 +16,8 @@ def ridged_cholesky(
 ) -> tuple[NDArray[Any], float]:
     """Lower triangular L with L Lᵀ = covariance + strength · I, and the strength.
 
-    That is `ridge` times the mean of the diagonal, or times 1 for a zero matrix; and ten times as much as often
-    as rounding has left the covariance without a factorization.
+    That is `ridge` times the mean of the diagonal, or times 1 for a zero matrix; and ten times as much as
+    often as rounding has left the covariance without a factorization.
 
     Args:
         covariance: `(n, n)`, finite.

@@ -1,8 +1,8 @@
 """Limits -> the cheapest plan that keeps them: bisection over budgets, each tried for real.
 
 A budget is a fraction of the model's MACs, or of its parameters where MACs are unknown. For each, the best
-plan is made, applied, and run on the data of the checks; that results get no worse as budgets grow is taken for
-granted. Statistics of the layers and outputs of the original serve all steps.
+plan is made, applied, and run on the data of the checks. That results get no worse as budgets grow is taken
+for granted. Statistics of the layers and outputs of the original serve all steps.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -120,9 +121,26 @@ WRONG = {
         "inputs are: x",
     ),
     "no such data": (["optimize", "m.onnx", "-o", "o.onnx", "--inputs", "d.npz"], 3, "d.npz: no such file"),
+    "a drop without labels": (
+        ["optimize", "m.onnx", "-o", "o.onnx", "--max-drop", "0.1"],
+        2,
+        "max-drop needs labels: give --labels with --inputs",
+    ),
     "labels without inputs": (["optimize", "m.onnx", "-o", "o.onnx", "--labels", "l.npy"], 3, "give both"),
     "no such plan": (["apply", "m.onnx", "p.json", "-o", "o.onnx"], 3, "p.json: cannot be read as a plan"),
     "not a plan": (["apply", "m.onnx", "text", "-o", "o.onnx"], 3, "text: cannot be read as a plan"),
+    "sweep of a missing model": (["sweep", "none.onnx", "-o", "curve"], 3, "none.onnx: no such file"),
+    "sweep into a file": (["sweep", "m.onnx", "-o", "text"], 2, "text: is a file; name a folder"),
+    "sweep into no folder": (["sweep", "m.onnx", "-o", "no/curve"], 2, "the folder no does not exist"),
+    "sweep to nothing": (["sweep", "m.onnx", "-o", "curve", "--lowest", "0"], 2, "--lowest"),
+    "sweep of no points": (["sweep", "m.onnx", "-o", "curve", "--points", "0"], 2, "--points"),
+    "sweep with a rule": (["sweep", "m.onnx", "-o", "curve", "--energy", "0.9"], 2, "--energy"),
+    "sweep by unknown units": (["sweep", "m.onnx", "-o", "curve", "--unit", "bytes"], 2, "bytes"),
+    "sweep out of reach": (
+        ["sweep", "m.onnx", "-o", "curve", "--lowest", "0.01", "--points", "1", *QUICK],
+        2,
+        "no point can be reached: target-macs 0.01: the lowest that can be reached is",
+    ),
     "validate a missing model": (["validate", "m.onnx", "none.onnx"], 3, "none.onnx: no such file"),
 }
 
@@ -143,7 +161,66 @@ def test_wrong_input(
 
 def test_help_names_every_command() -> None:
     text = invoke("--help").stdout
-    assert all(name in text for name in ("inspect", "optimize", "plan", "apply", "validate"))
+    assert all(name in text for name in ("inspect", "optimize", "sweep", "plan", "apply", "validate"))
+
+
+@pytest.mark.parametrize("option", ["--max-rel-l2", "--min-agreement", "--max-drop"])
+@pytest.mark.parametrize("command", ["optimize", "sweep", "validate"])
+def test_the_help_of_limits_tells_when_they_are_searched(command: str, option: str) -> None:
+    words = " ".join(invoke(command, "--help").stdout.split())
+    (about,) = re.findall(option + r" [A-Z].*?(?= --)", words)
+    assert "Without a rank rule `optimize` searches the cheapest plan that keeps the limits." in about
+
+
+def test_limits_without_a_rule_are_searched(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o.onnx"
+    done = invoke("optimize", model, "-o", out, "--max-rel-l2", 0.3, *QUICK)
+    assert done.exit_code == 0, done.stderr
+    assert re.search(r"Note: searched 6 budgets: 0\.\d+ of the MACs is the lowest", done.stdout)
+    assert out.exists()
+
+
+def test_limits_that_only_the_original_keeps(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o.onnx"
+    done = invoke("optimize", model, "-o", out, "--max-rel-l2", 0, "--json", *QUICK)
+    assert done.exit_code == 0, done.stderr
+    data = json.loads(done.stdout)
+    assert data["layers"] == []
+    assert data["notes"][-1] == "searched 6 budgets: none keeps the limits, so nothing was replaced"
+    assert out.read_bytes() == model.read_bytes()
+
+
+SWEEP = ["--points", 3, "--lowest", 0.25, *QUICK]
+
+
+def test_sweep_prints_a_table(model: Path, tmp_path: Path) -> None:
+    done = invoke("sweep", model, "-o", tmp_path / "curve", "--max-rel-l2", 0.01, *SWEEP)
+    assert done.exit_code == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    (header,) = [line for line in lines if "target" in line]
+    assert header.split() == ["target", "MACs", "params", "rel.", "L2"]  # what is known
+    rows = [line.split() for line in lines if re.match(r" 0\.\d+ ", line)]
+    assert [row[0] for row in rows] == ["0.75", "0.5", "0.25"]
+    assert all(float(row[1].removesuffix("%")) <= 100 * float(row[0]) for row in rows)
+    assert "not real data" in done.stdout
+    assert re.search(r"^0\.25 FAILED: output 'y': relative L2", done.stdout, re.M)
+    written = {line.split("/")[-1] for line in lines if line.startswith("wrote ")}
+    assert written == {path.name for path in (tmp_path / "curve").iterdir()}
+    assert "sweep.svg" in written
+
+
+def test_json_of_a_sweep_is_alone_on_stdout(model: Path, tmp_path: Path) -> None:
+    done = invoke("sweep", model, "-o", tmp_path, "--json", *SWEEP)
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((tmp_path / "sweep.json").read_text())
+
+
+def test_a_plan_of_a_sweep_can_be_applied(model: Path, tmp_path: Path) -> None:
+    assert invoke("sweep", model, "-o", tmp_path / "curve", *SWEEP).exit_code == 0
+    done = invoke("apply", model, tmp_path / "curve/plan-0.25.json", "-o", tmp_path / "o.onnx")
+    assert done.exit_code == 0, done.stderr
+    assert "1 layers factorized" in done.stdout
 
 
 def test_the_output_may_be_the_input(model: Path) -> None:

@@ -162,13 +162,13 @@ def test_output_features_are_the_optimum(
 
     sigma = np.linalg.svd((x - x.mean(axis=0)) @ w.T / np.sqrt(60), compute_uv=False)
     best, total = np.square(sigma[rank:]).sum(), np.square(sigma).sum()
-    assert abs(error(composed) - best) <= 1e-12 * total
+    assert abs(error(composed) - best) <= 1e-9 * total
     size = 10.0 ** data.draw(st.integers(-3, 0))
     left = features.prior + size * rng.standard_normal(features.prior.shape)
     right = features.vectors + size * rng.standard_normal(features.vectors.shape)
-    assert error(left @ features.vectors) >= best - 1e-12 * total
-    assert error(features.prior @ right) >= best - 1e-12 * total
-    assert error(left @ right) >= best - 1e-12 * total
+    assert error(left @ features.vectors) >= best - 1e-9 * total
+    assert error(features.prior @ right) >= best - 1e-9 * total
+    assert error(left @ right) >= best - 1e-9 * total
 
 
 def test_no_descent_goes_below_output_features() -> None:
@@ -299,7 +299,7 @@ def test_one_factorization_gives_the_error_of_every_rank(
 def test_coefficients_of_the_best_ridge(kind: str, count: int, change: float) -> None:
     sample, features, _, _, _ = problem(kind, noise=1.0, count=count, change=change)
     rank, f = features.prior.shape[1] // features.block, matrix_of(features, 12)
-    tried = [ridged(sample, features, rank, ridge) for ridge in (*regression.RIDGES, 1.0)]
+    tried = [ridged(sample, features, rank, ridge) for ridge in regression.RIDGES]
     errors = [held_error(sample, coefficients @ f) for coefficients in tried]
     found = NestedRegression(sample, features).solve(rank)
     assert abs(found.error - min(errors)) <= SINGLE * energy(sample)
@@ -336,9 +336,8 @@ def test_a_solution_knows_its_target() -> None:
 
 
 @kinds
-def test_stated_errors_are_those_of_the_coefficients(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stated_errors_are_those_of_the_coefficients(kind: str) -> None:
     sample, features, _, _, _ = problem(kind, noise=1.0, count=60, change=1.0)
-    monkeypatch.setattr(regression, "RIDGES", (*regression.RIDGES, 1.0))
     nested = NestedRegression(sample, features)
     for rank, stated in enumerate(nested.energies().sum(axis=1)):
         if rank:

@@ -143,8 +143,11 @@ def test_what_is_not_finite_always_fails(bad: float, batch: int, limits: Limits)
     assert len(validation.violations) == (1 if limits.max_rel_l2 is None else 2)
 
 
-def difference(rel_l2: float = 0.1, agreement: float | None = 0.9) -> OutputDifference:
-    return OutputDifference("y", 1.0, rel_l2, 1.0, agreement)
+def difference(
+    rel_l2: float = 0.1, agreement: float | None = 0.9, after: float | None = None
+) -> OutputDifference:
+    before = None if after is None else 0.95
+    return OutputDifference("y", 1.0, rel_l2, 1.0, agreement, before, after)
 
 
 LIMITS: dict[str, tuple[Limits, list[OutputDifference], int]] = {
@@ -156,6 +159,16 @@ LIMITS: dict[str, tuple[Limits, list[OutputDifference], int]] = {
     "limit NaN": (Limits(max_rel_l2=NAN), [difference()], 1),
     "agreement past": (Limits(min_agreement=0.901), [difference()], 1),
     "both": (Limits(0.0, 1.0), [difference()], 2),
+    "drop within, but for rounding": (Limits(max_drop=0.01), [difference(after=0.94)], 0),
+    "drop past": (Limits(max_drop=0.0099), [difference(after=0.94)], 1),
+    "no drop allowed": (Limits(max_drop=0.0), [difference(after=0.95)], 0),
+    "better than before": (Limits(max_drop=0.0), [difference(after=0.96)], 0),
+    "a gain is asked for": (Limits(max_drop=-0.01), [difference(after=0.95)], 1),
+    "drop NaN": (Limits(max_drop=NAN), [difference(after=0.95)], 1),
+    "agreement NaN": (Limits(min_agreement=NAN), [difference()], 1),
+    "no labels": (Limits(max_drop=0.5), [difference()], 1),
+    "labels of one output": (Limits(max_drop=0.01), [difference(), difference(after=0.95)], 0),
+    "all three": (Limits(0.0, 1.0, 0.0), [difference(after=0.5)], 3),
     "every output": (Limits(max_rel_l2=0.05), [difference(), difference(0.01), difference()], 2),
     "no class-like output": (Limits(min_agreement=0.0), [difference(agreement=None)], 1),
     "one class-like output": (Limits(min_agreement=0.5), [difference(agreement=None), difference()], 0),
@@ -196,6 +209,37 @@ def test_different_shapes(shape: tuple[int, ...]) -> None:
 def test_labels_must_be_as_many_as_samples(count: int) -> None:
     with pytest.raises(DataError, match=f"{count} labels for 13 samples"):
         one(batches(4), batches(4), labels=np.zeros(count, np.int64))
+
+
+def test_a_drop_is_of_accuracy_not_of_agreement() -> None:
+    """The result is wrong where the original is, in another way."""
+    labels = np.array([0, 1, 2, 3])
+    x, y = np.eye(4)[[0, 1, 2, 0]], np.eye(4)[[0, 1, 2, 1]]
+    validation = compare({"y": [x]}, {"y": [y]}, Limits(max_drop=0.0), labels)
+    assert validation.passed
+    assert validation.outputs[0].top1_agreement == 0.75
+    assert not compare({"y": [x]}, {"y": [np.eye(4)[[0, 1, 1, 0]]]}, Limits(max_drop=0.2), labels).passed
+
+
+def test_outputs_that_are_kept_are_the_same_again() -> None:
+    """The second time the original is not run: a fake could not be."""
+    outputs = {"text": [np.array(["a"] * 5, object)] * 2, "y": batches(6)[:1] * 2}
+    feeds = Feeds([{"x": np.zeros((5, 1))}] * 2, "made up")
+    expected = Expected(cast(Session, Fake(outputs)), feeds, kept=True)
+    changed = {**outputs, "y": [array + 0.1 for array in outputs["y"]]}
+    first, again = (compare_outputs(expected, cast(Session, Fake(changed)), Limits()) for _ in range(2))
+    assert first == again
+    assert first.outputs[0].max_abs == pytest.approx(0.1)
+
+
+def test_a_comparison_that_broke_off_leaves_nothing_half_kept() -> None:
+    feeds = Feeds([{"x": np.zeros((2, 1))}] * 2, "made up")
+    outputs = [np.full((2, 3), float(number)) for number in range(4)]
+    expected = Expected(cast(Session, Fake({"y": outputs})), feeds, kept=True)
+    _, (seen,) = next(iter(expected))
+    assert seen[0, 0] == 0
+    for _ in range(2):  # all of it, from where the fake stands, twice
+        assert [array[0, 0] for _, (array,) in expected] == [1, 2]
 
 
 def test_a_scalar_first_input() -> None:
