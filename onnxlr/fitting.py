@@ -5,15 +5,17 @@ What is not closed form is decided by the error on held-out pairs, among:
 1. The target, after Zhang et al. (arXiv 1505.06798): a · y + (1 − a) · W x̂, where y is the output in the
    original network, x̂ the input in the compressed one. a = 1 makes up for the errors of earlier layers; a = 0
    does not, and has no noise where samples are few.
-2. The vectors of the first factors: those of W, or those of the full-rank regression of the target on x̂.
+2. The vectors of the first factors: those of W, those of the full-rank regression of the target on x̂, or
+   factors of W that no output was looked at for.
 3. The ridge of the last factor's refit, or none (`onnxlr.regression`).
 4. A scale for each output channel: that of the regression of y on ŷ, or 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from onnxlr.conv import ConvSpec
 from onnxlr.factorization import balance
 from onnxlr.moments import Sample
 from onnxlr.parallel import map_layers
-from onnxlr.ridge import ridged_cholesky
+from onnxlr.ridge import mean_variance, ridged_cholesky
 from onnxlr.schemes import Rank, Scheme
 
 __all__ = ["Fit", "compose", "fit_layer", "fit_of", "refit_layer"]
@@ -80,17 +82,29 @@ def fit_layer(
     links = scheme.chain(conv, rank)
     matrices = weight.reshape(conv.group, -1, samples[0].covariance.shape[0])
 
-    def fit(variant: tuple[list[Sample], Float]) -> list[tuple[float, Sequence[Float]]]:
+    def from_outputs(variant: tuple[list[Sample], Float]) -> Sequence[Float]:
         targets, bases = variant
-        factors = scheme.regress(conv, bases.reshape(weight.shape), targets, rank, refine).factors(rank)
-        composed = compose(factors, links, conv.group).reshape(matrices.shape)
-        scales = _scales(composed, samples)
-        scaled = (*factors[:-1], _scaled(factors[-1], scales))
-        return [(_error(composed, samples), factors), (_error(composed * scales[..., None], samples), scaled)]
+        return scheme.regress(conv, bases.reshape(weight.shape), targets, rank, refine).factors(rank)
 
-    found = map_layers(fit, _variants(matrices, samples), lambda _: 1.0, workers, lambda _: None)
-    _, best = min((pair for part in found for pair in part), key=lambda pair: pair[0])
+    def from_weight() -> Sequence[Float]:
+        return scheme.decompose(conv, weight).factors(weight, rank)
+
+    ways: list[Callable[[], Sequence[Float]]] = [from_weight]
+    ways += [partial(from_outputs, variant) for variant in _variants(matrices, samples)]
+    found = map_layers(lambda way: way(), ways, lambda _: 1.0, workers, lambda _: None)
+    judged = (pair for factors in found for pair in _judged(factors, links, matrices.shape, samples))
+    _, best = min(judged, key=lambda pair: pair[0])
     return fit_of(best, links, conv, samples)
+
+
+def _judged(
+    factors: Sequence[Float], links: Sequence[ConvSpec], shape: tuple[int, ...], samples: Sequence[Sample]
+) -> list[tuple[float, Sequence[Float]]]:
+    """Factors as they are, and with a scale for each output: with their errors."""
+    composed = compose(factors, links, shape[0]).reshape(shape)
+    scales = _scales(composed, samples)
+    scaled = (*factors[:-1], _scaled(factors[-1], scales))
+    return [(_error(composed, samples), factors), (_error(composed * scales[..., None], samples), scaled)]
 
 
 def fit_of(
@@ -170,7 +184,8 @@ def _variants(matrices: Float, samples: Sequence[Sample]) -> list[tuple[list[Sam
 
 def _full(weight: Float, sample: Sample, ridge: float) -> Float:
     """The full-rank regression of y on x, drawn to the weight."""
-    factor, strength = ridged_cholesky(sample.covariance, ridge)
+    strength = ridge * mean_variance(sample.covariance)
+    factor = ridged_cholesky(sample.covariance, strength)
     target = sample.crosses[0] + strength * weight
     return linalg.cho_solve((factor, True), target.T, check_finite=False).T
 

@@ -19,7 +19,7 @@ from scipy import linalg
 
 from onnxlr.alternation import improved_vectors
 from onnxlr.moments import Sample
-from onnxlr.ridge import ridged_cholesky
+from onnxlr.ridge import mean_variance, ridged_cholesky
 
 __all__ = [
     "Features",
@@ -27,7 +27,9 @@ __all__ = [
     "HeadFeatures",
     "NestedRegression",
     "OutputFeatures",
+    "Solution",
     "leading_vectors",
+    "principal_components",
 ]
 
 Float = NDArray[np.float64]
@@ -78,7 +80,7 @@ class HeadFeatures(Features):
     def __init__(self, sample: Sample, weight: Float, index: NDArray[np.intp], ranks: int) -> None:
         self.block, self._index = index.shape[1], index
         covariance = np.mean([sample.covariance[np.ix_(tap, tap)] for tap in index.T], axis=0)
-        root, _ = ridged_cholesky(covariance, _FLOOR)
+        root = ridged_cholesky(covariance, _FLOOR * mean_variance(covariance))
         seen = np.stack([root.T @ weight[:, tap].T for tap in index.T], axis=2)  # head, M, taps
         flat = seen.reshape(len(seen), -1)
         basis = leading_vectors(flat @ flat.T, ranks)
@@ -117,7 +119,7 @@ class OutputFeatures(Features):
     block = 1
 
     def __init__(self, sample: Sample, weight: Float, ranks: int) -> None:
-        self.prior = leading_vectors(weight @ sample.covariance @ weight.T, ranks)
+        self.prior = principal_components(weight, sample.covariance, ranks)
         self.vectors = self.prior.T @ weight
 
     def apply(self, rows: Array) -> Array:
@@ -143,9 +145,7 @@ class GroupedFeatures(Features):
         self.block = groups
         size = weight.shape[1] // groups
         parts = [slice(i * size, (i + 1) * size) for i in range(groups)]
-        bases = [
-            leading_vectors(weight[:, p] @ sample.covariance[p, p] @ weight[:, p].T, ranks) for p in parts
-        ]
+        bases = [principal_components(weight[:, p], sample.covariance[p, p], ranks) for p in parts]
         self.vectors = np.stack([b.T @ weight[:, p] for b, p in zip(bases, parts, strict=True)])
         self.prior = np.stack(bases, axis=2).reshape(len(weight), -1)
 
@@ -202,7 +202,8 @@ class NestedRegression:
         count = rank * self.block
         found = [self._judged(self._features.prior[:, :count], 0)]
         for ridge in RIDGES[1:]:
-            factor, weight = ridged_cholesky(self.covariance[:count, :count], ridge)
+            weight = ridge * mean_variance(self.covariance)
+            factor = ridged_cholesky(self.covariance[:count, :count], weight)
             for i, cross in enumerate(self._crosses):
                 target = cross[:, :count] + weight * self._features.prior[:, :count]
                 found.append(self._judged(linalg.cho_solve((factor, True), target.T).T, i))
@@ -235,7 +236,8 @@ class NestedRegression:
         if ridge is None:
             shares, features = prior.T, self._held
         else:
-            factor, weight = ridged_cholesky(self.covariance, ridge, np.float32)
+            weight = ridge * mean_variance(self.covariance)
+            factor = ridged_cholesky(self.covariance, weight, np.float32)
             target = (self._crosses[0] + weight * prior).T.astype(np.float32)
             shares = linalg.solve_triangular(factor, target, lower=True, check_finite=False)
             features = linalg.solve_triangular(factor, self._held.T, lower=True, check_finite=False).T
@@ -252,6 +254,21 @@ class NestedRegression:
 
 def _mean_square(rows: Array) -> float:
     return float(np.square(rows).sum(axis=1, dtype=np.float64).mean())
+
+
+def principal_components(weight: Float, covariance: Float, count: int) -> Float:
+    """Leading principal components `(M, count)` of W x, orthonormal.
+
+    Every x gets a little variance in addition, so that components without any are not arbitrary, but those of
+    the weight.
+
+    Args:
+        weight: `(M, D)`.
+        covariance: `(D, D)`, of x.
+        count: 1 to M.
+    """
+    raised = weight @ covariance @ weight.T + _FLOOR * mean_variance(covariance) * (weight @ weight.T)
+    return leading_vectors(raised, count)
 
 
 def leading_vectors(matrix: Float, count: int) -> Float:

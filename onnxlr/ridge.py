@@ -1,4 +1,4 @@
-"""Cholesky factorization of a covariance with a ridge, whatever the covariance is."""
+"""Covariances that are singular, rounded, or zero: how much they are raised, and their Cholesky factors."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-__all__ = ["ridged_cholesky"]
+__all__ = ["mean_variance", "ridged_cholesky"]
+
+
+def mean_variance(covariance: NDArray[np.float64]) -> float:
+    """The mean of the diagonal, which ridges are measured by; 1 for a zero matrix."""
+    return max(float(covariance.diagonal().mean()), 0.0) or 1.0
 
 
 def ridged_cholesky(
-    covariance: NDArray[np.float64], ridge: float, dtype: type[np.floating[Any]] = np.float64
-) -> tuple[NDArray[Any], float]:
-    """Lower triangular L with L Lᵀ = covariance + strength · I, and the strength.
+    covariance: NDArray[np.float64], strength: float, dtype: type[np.floating[Any]] = np.float64
+) -> NDArray[Any]:
+    """Lower triangular L with L Lᵀ = covariance + strength · I.
 
-    That is `ridge` times the mean of the diagonal, or times 1 for a zero matrix; and ten times as much as
-    often as rounding has left the covariance without a factorization.
+    The strength grows tenfold as often as rounding has left the covariance without a factorization.
 
     Args:
         covariance: `(n, n)`, finite.
-        ridge: above 0.
+        strength: above 0.
         dtype: of the computation and of L.
     """
     diagonal = np.arange(len(covariance))
-    strength = ridge * (max(float(covariance.diagonal().mean()), 0.0) or 1.0)
     while True:
         raised: NDArray[Any] = covariance.astype(dtype)
         raised[diagonal, diagonal] += dtype(strength)
         try:
-            return linalg.cholesky(raised, lower=True, overwrite_a=True, check_finite=False), strength
+            return linalg.cholesky(raised, lower=True, overwrite_a=True, check_finite=False)
         except linalg.LinAlgError:
             strength *= 10

@@ -135,10 +135,9 @@ class Expected:
     ) -> None:
         if labels is not None and len(labels) != feeds.samples:
             raise DataError(f"{len(labels)} labels for {feeds.samples} samples")
-        self.names = session.output_names
+        self.session = session
         self.feeds = feeds
         self.labels = labels
-        self._session = session
         self._kept = kept
         self._outputs: Sequence[list[Any]] | None = None
 
@@ -149,7 +148,7 @@ class Expected:
             return
         shelf, outputs = Shelf(), []
         for feed in self.feeds.batches:
-            found = self._session.run(feed)
+            found = self.session.run(feed)
             if self._kept:
                 outputs.append([shelf.put(array) if _is_numeric(array) else None for array in found])
             yield feed, found
@@ -160,17 +159,23 @@ class Expected:
 def compare_outputs(expected: Expected, candidate: Session, limits: Limits) -> Validation:
     """Run the candidate on what the original was run on; sums are kept, its outputs are not.
 
+    Args:
+        expected: of the original.
+        candidate: the result; the original's session itself is not run a second time.
+        limits: what to keep to.
+
     Raises:
         ModelError: the models have different outputs.
         DataError: there are labels, but no class-like output.
     """
-    if expected.names != candidate.output_names:
-        raise ModelError(f"outputs differ: {expected.names} against {candidate.output_names}")
+    names, itself = expected.session.output_names, candidate is expected.session
+    if names != candidate.output_names:
+        raise ModelError(f"outputs differ: {names} against {candidate.output_names}")
     feeds, labels = expected.feeds, expected.labels
-    sums = [_Sums(name) for name in expected.names]
+    sums = [_Sums(name) for name in names]
     start = 0
     for feed, outputs in expected:
-        results = zip(sums, outputs, candidate.run(feed), strict=True)
+        results = zip(sums, outputs, outputs if itself else candidate.run(feed), strict=True)
         size = batch_size(feed)
         part = None if labels is None else labels[start : start + size]
         start += size

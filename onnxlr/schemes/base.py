@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -231,7 +232,12 @@ class _GroupedRegression:
 
     def __init__(self, parts: Sequence[Regression]) -> None:
         self._parts = parts
-        self.residuals = np.sum([part.residuals for part in parts], axis=0)
+
+    @cached_property
+    def residuals(self) -> NDArray[np.float64]:
+        """See `Regression`."""
+        total: NDArray[np.float64] = np.sum([part.residuals for part in self._parts], axis=0)
+        return total
 
     def factors(self, rank: Rank) -> Factors:
         """See `Regression`."""

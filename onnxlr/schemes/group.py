@@ -17,8 +17,10 @@ partition would be best is a combinatorial problem that has none; it is not trie
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxlr.conv import ConvSpec
 from onnxlr.moments import Sample
@@ -104,7 +106,12 @@ class _InputRegression:
         matrix = weight.reshape(len(weight), -1).astype(np.float64)
         self._features = GroupedFeatures(sample, matrix, groups, *top)
         self._nested = NestedRegression(sample, self._features)
-        self.residuals = self._nested.energies().sum(axis=1)
+
+    @cached_property
+    def residuals(self) -> NDArray[np.float64]:
+        """See `Regression`."""
+        residuals: NDArray[np.float64] = self._nested.energies().sum(axis=1)
+        return residuals
 
     def factors(self, rank: Rank) -> Factors:
         """See `Regression`."""
@@ -125,7 +132,12 @@ class _OutputRegression:
         size = block.out_channels
         rows = [slice(i * size, (i + 1) * size) for i in range(groups)]
         self._parts = [_IN.regress(block, weight[r], [sample.for_outputs(r)], top, refine) for r in rows]
-        self.residuals = np.sum([part.residuals for part in self._parts], axis=0)
+
+    @cached_property
+    def residuals(self) -> NDArray[np.float64]:
+        """See `Regression`."""
+        total: NDArray[np.float64] = np.sum([part.residuals for part in self._parts], axis=0)
+        return total
 
     def factors(self, rank: Rank) -> Factors:
         """See `Regression`."""

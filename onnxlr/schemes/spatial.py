@@ -18,6 +18,7 @@ ConvTranspose). It follows from the ConvSpec, so a plan does not say it.
 
 from __future__ import annotations
 
+from functools import cached_property
 from itertools import permutations
 
 import numpy as np
@@ -146,18 +147,22 @@ class _TripleRegression:
         index = places.reshape(conv.in_channels * first, middle * last)
         self._features = HeadFeatures(sample, matrix, index, top[0])
         self._nested = NestedRegression(sample, self._features)
-        self.residuals = self._measure()
 
     def factors(self, rank: Rank) -> Factors:
         """See `Regression`."""
         r1, r2 = rank
         features, nested = self._second(r1)
-        coefficients = nested.solve(r2).coefficients
-        core = features.vectors[:r2].reshape(r2, r1, -1)
-        tail = coefficients.reshape(len(coefficients), r2, -1).swapaxes(1, 2).reshape(-1, r2)
+        used = min(r2, len(features.vectors))  # more channels than there are inputs stay empty
+        coefficients = nested.solve(used).coefficients
+        core = np.zeros((r2, r1, self._taps[0]))
+        core[:used] = features.vectors[:used].reshape(used, r1, -1)
+        tail = np.zeros((len(coefficients) * self._taps[1], r2))
+        tail[:, :used] = coefficients.reshape(len(coefficients), used, -1).swapaxes(1, 2).reshape(-1, used)
         return _fold_triple(self._conv, self._features.vectors[:r1].T, core, tail)
 
-    def _measure(self) -> NDArray[np.float64]:
+    @cached_property
+    def residuals(self) -> NDArray[np.float64]:
+        """See `Regression`."""
         r1, r2 = self._top
         total = float(np.square(self._sample.outputs).sum(axis=1).mean())
         measured = sorted({max(1, round(r1 * part)) for part in (0.125, 0.25, 0.5, 0.75, 1)})

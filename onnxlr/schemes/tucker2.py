@@ -6,12 +6,14 @@ the bound that `onnxlr.linalg.Hosvd` states: not the optimum at its ranks, which
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxlr.conv import ConvSpec
 from onnxlr.moments import Sample
-from onnxlr.regression import HeadFeatures, NestedRegression, leading_vectors
+from onnxlr.regression import HeadFeatures, NestedRegression, principal_components
 from onnxlr.schemes.base import (
     Decomposition,
     Factors,
@@ -84,13 +86,18 @@ class _Regression:
         matrix = weight.reshape(len(weight), -1).astype(np.float64)
         index = np.arange(matrix.shape[1]).reshape(conv.in_channels, -1)
         self._features = HeadFeatures(sample, matrix, index, top[0])
-        rotation = leading_vectors(matrix @ sample.covariance @ matrix.T, len(matrix))
+        self._highest = top[1]
+        rotation = principal_components(matrix, sample.covariance, len(matrix))
         self._nested = NestedRegression(sample, self._features, rotation)
+
+    @cached_property
+    def residuals(self) -> NDArray[np.float64]:
+        """See `Regression`."""
         energies = self._nested.energies()
-        kept = np.cumsum(energies, axis=1)[:, : top[1]]
-        lost = energies[0].sum() - np.cumsum(energies[0])[: top[1]]
+        kept = np.cumsum(energies, axis=1)[:, : self._highest]
+        lost = energies[0].sum() - np.cumsum(energies[0])[: self._highest]
         total = np.full((len(energies), 1), energies[0].sum())
-        self.residuals = np.hstack([total, kept + lost])
+        return np.hstack([total, kept + lost])
 
     def factors(self, rank: Rank) -> Factors:
         """See `Regression`."""
@@ -98,7 +105,7 @@ class _Regression:
         coefficients = self._nested.solve(r1).coefficients
         count = coefficients.shape[1]
         covariance = self._nested.covariance[:count, :count]
-        tail = leading_vectors(coefficients @ covariance @ coefficients.T, r2)
+        tail = principal_components(coefficients, covariance, r2)
         core = (tail.T @ coefficients).reshape(r2, r1, *self._conv.kernel_shape)
         head = self._features.vectors[:r1]
         ones = (1,) * len(self._conv.kernel_shape)
