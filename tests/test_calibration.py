@@ -658,9 +658,7 @@ UNUSUAL = [
     pytest.param(depthwise(), BATCHES, id="depthwise"),
     pytest.param(depthwise(), with_channel(1, 0), id="depthwise, a channel of zeros"),
     pytest.param(network(), [0 * b for b in BATCHES], id="zeros"),
-    pytest.param(
-        network(b1=np.full(12, -1e3)), BATCHES, id="a layer whose inputs are zeros"
-    ),
+    pytest.param(network(b1=np.full(12, -1e3)), BATCHES, id="a layer whose inputs are zeros"),
     pytest.param(network(w1=np.zeros((12, 4, 3, 3))), BATCHES, id="a weight of zeros"),
     pytest.param(network(), [BATCHES[0][:2]], id="two images in one run"),
     pytest.param(network(), [0 * b + np.float32(0.7) for b in BATCHES], id="constant inputs"),

@@ -111,13 +111,50 @@ def test_on_disk(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_equal_outputs(model, feeds, activations.states)
 
 
+ROW = 4 * 4  # bytes of a row of any value of `skips`
+
+
+def in_files(states: Sequence[State]) -> list[int]:
+    """Of each state how many of its values are in files."""
+    return [sum(isinstance(value, np.memmap) for value in state.values()) for state in states]
+
+
 def test_what_fits_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_module, "Shelf", lambda: Shelf(4 * 4 * 4))
+    """What is passed through counts as well, and may have to leave what comes behind the next piece."""
+    monkeypatch.setattr(network_module, "Shelf", lambda: Shelf(8 * ROW))
+    cut = network(skips(), [("", "b"), ("", "c")])
+    feeds = [{"x": normal(n, 4, seed=n)} for n in (3, 2, 1)]
+    activations = Activations(feeds)
+    assert in_files(activations.states) == [0, 0, 0]
+    for state, feed in zip(activations.states, feeds, strict=True):
+        assert state["x"] is feed["x"]
+    for i, (values, expected) in enumerate([({"x", "a"}, [0, 1, 2]), ({"x", "a", "b"}, [1, 2, 3])]):
+        activations.advance(cut.piece(i, activations.states[0]))
+        assert [state.keys() for state in activations.states] == [values] * 3
+        assert in_files(activations.states) == expected
+    activations.advance(cut.piece(2, activations.states[0]))
+    assert_equal_outputs(skips(), feeds, activations.states)
+
+
+def test_feeds_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Feeds that do not fit are in files as soon as they are read, and one that fits comes behind them."""
+    monkeypatch.setattr(network_module, "Shelf", lambda: Shelf(4 * ROW))
+    feeds = [{"x": normal(n, 4, seed=n)} for n in (3, 2, 1)]
+    activations = Activations(iter(feeds))
+    assert in_files(activations.states) == [0, 1, 0]
+    assert all(np.array_equal(s["x"], feed["x"]) for s, feed in zip(activations.states, feeds, strict=True))
+
+
+def test_what_is_in_a_file_stays_there_and_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms = iter([0, 3 * ROW])
+    monkeypatch.setattr(network_module, "Shelf", lambda: Shelf(next(rooms)))
     cut = network(skips(), [("", "b")])
-    activations = Activations({"x": normal(n, 4)} for n in (3, 2, 1))
+    activations = Activations([{"x": normal(n, 4)} for n in (2, 1)])
+    before = [state["x"] for state in activations.states]
+    assert in_files(activations.states) == [1, 1]
     activations.advance(cut.piece(0, activations.states[0]))
-    assert [isinstance(state["a"], np.memmap) for state in activations.states] == [False, True, False]
-    assert not any(isinstance(state["x"], np.memmap) for state in activations.states)
+    assert all(state["x"] is x for state, x in zip(activations.states, before, strict=True))
+    assert not any(isinstance(state["a"], np.memmap) for state in activations.states)
 
 
 def test_extra_values_are_seen_and_dropped() -> None:

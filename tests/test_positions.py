@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import ceil, prod
+from math import ceil, isqrt, prod
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from onnxlr.analysis import analyse
 from onnxlr.layer import Layer
-from onnxlr.positions import Positions
+from onnxlr.positions import _FEWEST, _HELD_OUT, _MOST, _PER_ENTRY, _WORK, Positions, held_out_runs
 from tests.builders import Array, conv_model, gemm_model, matmul_model, weight
 
 Shape = tuple[int, ...]
@@ -99,6 +99,16 @@ def test_with_more_runs_every_fifth_is_held_out(runs: int) -> None:
         assert (len(fitted), len(held)) == ((0, 200) if is_held else (200, 0))
 
 
+@pytest.mark.parametrize("runs", range(13))
+def test_held_out_runs(runs: int) -> None:
+    """Those that have positions to judge by; with five and more nothing is fitted on them."""
+    held = held_out_runs(runs)
+    assert held == (list(range(runs)) if runs < 5 else [4, 9][: runs // 5])
+    counts = [[len(part) for part in split(Positions(0, runs), gemm(), i, (20, 6))] for i in range(runs)]
+    assert [i for i, (_, judged) in enumerate(counts) if judged] == held
+    assert runs < 5 or not any(counts[i][0] for i in held)
+
+
 @pytest.mark.parametrize(
     ("total", "fitted"), [(1, 1), (2, 1), (3, 2), (4, 3), (5, 4), (9, 8), (10, 8), (11, 9)]
 )
@@ -116,18 +126,29 @@ def test_a_run_without_positions(runs: int) -> None:
         assert (len(chosen), count) == (0, 0)
 
 
-# entries of x, runs, wanted to fit on in all
+# The last numbers of entries with the fewest positions, with some for each entry, with the most, and with as
+# many as the work allows; after that come the fewest again.
+FEW, MORE = _FEWEST // _PER_ENTRY, _MOST // _PER_ENTRY
+MANY, VERY_MANY = isqrt(int(_WORK / _MOST)), isqrt(int(_WORK / _FEWEST))
+
+
+def test_there_are_all_kinds_of_numbers() -> None:
+    assert 4 < FEW < MORE < MANY < VERY_MANY
+
+
 @pytest.mark.parametrize(
     ("entries", "wanted"),
     [
-        (4, 10_000),  # the fewest
-        (208, 10_000),
-        (209, 48 * 209),  # 48 an entry
-        (1000, 48_000),
-        (1250, 60_000),
-        (1500, 60_000),  # the most
-        (4000, 5e11 / 4000**2),  # as much work as may be
-        (9000, 10_000),
+        (4, _FEWEST),
+        (FEW, _FEWEST),
+        (FEW + 1, _PER_ENTRY * (FEW + 1)),
+        (MORE, _PER_ENTRY * MORE),
+        (MORE + 1, _MOST),
+        (MANY, _MOST),
+        (MANY + 1, _WORK / (MANY + 1) ** 2),
+        (VERY_MANY, _WORK / VERY_MANY**2),
+        (VERY_MANY + 1, _FEWEST),
+        (2 * VERY_MANY, _FEWEST),
     ],
 )
 @pytest.mark.parametrize("runs", [1, 3, 4, 5, 7, 20])
@@ -138,7 +159,7 @@ def test_counts(entries: int, wanted: float, runs: int) -> None:
     held_runs = runs // 5 if runs >= 5 else runs
     fitted_runs = runs - held_runs if runs >= 5 else runs
     assert set(fitted) - {0} == {ceil(wanted / fitted_runs)}
-    assert set(held) - {0} == {ceil(2000 / held_runs)}
+    assert set(held) - {0} == {ceil(_HELD_OUT / held_runs)}
     assert np.count_nonzero(fitted) == fitted_runs
     assert np.count_nonzero(held) == held_runs
 
@@ -147,7 +168,7 @@ def test_entries_are_those_of_one_group() -> None:
     (layer,) = analyse(conv_model(weight(12, 250, 2, 1), group=3))
     assert isinstance(layer, Layer)
     fitted, _ = split(Positions(0, 1), layer, 0, (1, 12, 1000, 1000))
-    assert len(fitted) == 48 * 500
+    assert len(fitted) == _PER_ENTRY * 500
 
 
 def test_every_position_has_the_same_chance() -> None:

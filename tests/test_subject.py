@@ -437,11 +437,21 @@ def test_the_identity_lifts_to_the_weight(case: str) -> None:
     assert relative_error(outputs(model), outputs(put(model, subject, fit))) < EXACT
 
 
-@pytest.mark.xfail(
-    strict=True, reason="accepts looks at the first Conv only: the second is in groups of outputs"
-)
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize(("outputs", "stands_in"), [(39, True), (40, False), (64, False)])
 @pytest.mark.usefixtures("narrow")
-def test_groups_of_outputs_of_a_stand_in() -> None:
-    """The stand-in has as many inputs as outputs, so that group-2 would group the other side."""
+def test_no_stand_in_where_outputs_are_no_fewer(group: int, outputs: int, stands_in: bool) -> None:
+    """Their covariance would be no smaller; of a group, as each is by itself."""
+    model = conv_model(weight(group * outputs, 40, 1, 1), group=group)
+    subject = subject_of(model)
+    assert (subject.conv != subject.layer.conv) == stands_in
+    if not stands_in:
+        assert np.array_equal(subject.weight(), own_weight(subject))
+
+
+@pytest.mark.usefixtures("narrow")
+def test_groups_of_outputs_where_outputs_are_more() -> None:
+    """A stand-in, with as many inputs as outputs, would have group-2 group the other side."""
     subject = subject_of(conv_model(weight(64, 40, 1, 1)))
-    assert not subject.accepts(SCHEMES["group-2"])
+    assert subject.accepts(SCHEMES["group-2"])
+    assert not subject_of(conv_model(weight(38, 40, 1, 1))).accepts(SCHEMES["group-2"])

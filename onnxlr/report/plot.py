@@ -95,6 +95,8 @@ def draw(title: str, x_label: str, panels: Sequence[Panel]) -> bytes:
             _draw_panel(axes, panel)
             if panel.is_percent:
                 axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+                axes.set_ylim(top=min(axes.get_ylim()[1], 1.005))
+        figure.align_ylabels(all_axes)
         all_axes[-1].set_xlabel(x_label)
         all_axes[-1].xaxis.set_major_formatter(PercentFormatter(1.0))
         figure.suptitle(title)
