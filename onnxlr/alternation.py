@@ -58,7 +58,7 @@ def improved_vectors(
             total = total + inner_of[t * rank : (t + 1) * rank] @ seen[:, :, t].reshape(-1, head)
         return total.ravel()
 
-    divided = [(ridged_cholesky(m, _RIDGE * mean_variance(m)), True) for m in (rows, columns)]
+    divided = [(ridged_cholesky(m, _RIDGE * mean_variance(m))[0], True) for m in (rows, columns)]
 
     def precondition(flat: Float) -> Float:
         half = linalg.cho_solve(divided[0], flat.reshape(rank, head))

@@ -184,8 +184,7 @@ def _variants(matrices: Float, samples: Sequence[Sample]) -> list[tuple[list[Sam
 
 def _full(weight: Float, sample: Sample, ridge: float) -> Float:
     """The full-rank regression of y on x, drawn to the weight."""
-    strength = ridge * mean_variance(sample.covariance)
-    factor = ridged_cholesky(sample.covariance, strength)
+    factor, strength = ridged_cholesky(sample.covariance, ridge * mean_variance(sample.covariance))
     target = sample.crosses[0] + strength * weight
     return linalg.cho_solve((factor, True), target.T, check_finite=False).T
 

@@ -90,7 +90,7 @@ class Moments:
         """A sample for each group.
 
         Raises:
-            ValueError: no pairs were added, or none held out.
+            ValueError: no pairs were added, or none held out, or float32 cannot hold their squares.
         """
         self._flush()
         held = sum(len(x) for x, _ in self._held)
@@ -99,6 +99,8 @@ class Moments:
         xs, ys = (np.concatenate(parts) for parts in zip(*self._held, strict=True))
         shifts = zip(*self._shift, strict=True)
         groups = zip(self._sums, shifts, xs.swapaxes(0, 1), ys.swapaxes(0, 1), strict=True)
+        if not all(np.isfinite(total).all() for sums in self._sums for total in sums):
+            raise ValueError("its numbers are too large")
         return [self._sample(sums, shift, x, y) for sums, shift, x, y in groups]
 
     def _flush(self) -> None:

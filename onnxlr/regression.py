@@ -80,7 +80,7 @@ class HeadFeatures(Features):
     def __init__(self, sample: Sample, weight: Float, index: NDArray[np.intp], ranks: int) -> None:
         self.block, self._index = index.shape[1], index
         covariance = np.mean([sample.covariance[np.ix_(tap, tap)] for tap in index.T], axis=0)
-        root = ridged_cholesky(covariance, _FLOOR * mean_variance(covariance))
+        root, _ = ridged_cholesky(covariance, _FLOOR * mean_variance(covariance))
         seen = np.stack([root.T @ weight[:, tap].T for tap in index.T], axis=2)  # head, M, taps
         flat = seen.reshape(len(seen), -1)
         basis = leading_vectors(flat @ flat.T, ranks)
@@ -202,8 +202,8 @@ class NestedRegression:
         count = rank * self.block
         found = [self._judged(self._features.prior[:, :count], 0)]
         for ridge in RIDGES[1:]:
-            weight = ridge * mean_variance(self.covariance)
-            factor = ridged_cholesky(self.covariance[:count, :count], weight)
+            strength = ridge * mean_variance(self.covariance)
+            factor, weight = ridged_cholesky(self.covariance[:count, :count], strength)
             for i, cross in enumerate(self._crosses):
                 target = cross[:, :count] + weight * self._features.prior[:, :count]
                 found.append(self._judged(linalg.cho_solve((factor, True), target.T).T, i))
@@ -236,8 +236,8 @@ class NestedRegression:
         if ridge is None:
             shares, features = prior.T, self._held
         else:
-            weight = ridge * mean_variance(self.covariance)
-            factor = ridged_cholesky(self.covariance, weight, np.float32)
+            strength = ridge * mean_variance(self.covariance)
+            factor, weight = ridged_cholesky(self.covariance, strength, np.float32)
             target = (self._crosses[0] + weight * prior).T.astype(np.float32)
             shares = linalg.solve_triangular(factor, target, lower=True, check_finite=False)
             features = linalg.solve_triangular(factor, self._held.T, lower=True, check_finite=False).T

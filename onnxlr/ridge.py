@@ -18,14 +18,14 @@ def mean_variance(covariance: NDArray[np.float64]) -> float:
 
 def ridged_cholesky(
     covariance: NDArray[np.float64], strength: float, dtype: type[np.floating[Any]] = np.float64
-) -> NDArray[Any]:
-    """Lower triangular L with L Lᵀ = covariance + strength · I.
+) -> tuple[NDArray[Any], float]:
+    """Lower triangular L with L Lᵀ = covariance + strength · I, and the strength.
 
-    The strength grows tenfold as often as rounding has left the covariance without a factorization.
+    It grows tenfold as often as rounding has left the covariance without a factorization.
 
     Args:
         covariance: `(n, n)`, finite.
-        strength: above 0.
+        strength: to start from, above 0.
         dtype: of the computation and of L.
     """
     diagonal = np.arange(len(covariance))
@@ -33,6 +33,6 @@ def ridged_cholesky(
         raised: NDArray[Any] = covariance.astype(dtype)
         raised[diagonal, diagonal] += dtype(strength)
         try:
-            return linalg.cholesky(raised, lower=True, overwrite_a=True, check_finite=False)
+            return linalg.cholesky(raised, lower=True, overwrite_a=True, check_finite=False), strength
         except linalg.LinAlgError:
             strength *= 10

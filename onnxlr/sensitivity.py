@@ -50,9 +50,7 @@ class Probes:
         for run, expected in zip(self._runs, self._expected, strict=True):
             for name, value in self._outputs(piece.run(states[run])).items():
                 reference = expected[name]
-                with np.errstate(invalid="ignore"):  # inf - inf
-                    rest = value - reference if value.shape == reference.shape else reference
-                wrong[name] += _energy(rest)
+                wrong[name] += _energy(_difference(value, reference))
                 right[name] += _energy(reference)
         ratios = [wrong[name] / right[name] for name in wrong if right[name] > 0]
         return float(np.mean(ratios)) if ratios else 0.0
@@ -62,6 +60,14 @@ class Probes:
         values = {name: state.get(name) for name in self._network.outputs}
         numeric = {n: v for n, v in values.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"}
         return {name: value.astype(np.float64) for name, value in numeric.items()}
+
+
+def _difference(value: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What is wrong with a value: all of it where its shape is another, or where it is not finite."""
+    if value.shape != reference.shape:
+        return reference
+    with np.errstate(invalid="ignore"):  # inf - inf
+        return np.where(np.isfinite(value), value - reference, reference)
 
 
 def _energy(values: NDArray[np.float64]) -> float:

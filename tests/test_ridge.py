@@ -24,7 +24,7 @@ def covariance(size: int, rank: int, seed: int = 0) -> Array:
 def check(matrix: Array, strength: float, dtype: Any = np.float64) -> int:
     """How many times the ridge grew tenfold, after a look at the factor."""
     before = matrix.copy()
-    factor = ridged_cholesky(matrix, strength, dtype)
+    factor, raised = ridged_cholesky(matrix, strength, dtype)
     assert np.array_equal(matrix, before)
     assert factor.dtype == dtype
     assert np.array_equal(factor, np.tril(factor))
@@ -34,6 +34,7 @@ def check(matrix: Array, strength: float, dtype: Any = np.float64) -> int:
     for times in range(40):
         expected = matrix + 10.0**times * strength * np.eye(len(matrix))
         if np.abs(product - expected).max() <= precision * np.abs(expected).max():
+            assert raised == pytest.approx(10.0**times * strength)
             return times
     raise AssertionError(product - matrix)
 
@@ -63,7 +64,7 @@ def test_any_covariance(size: int, rank: int, seed: int, ridge: float, scale: fl
 def test_zeros(size: int, dtype: Any) -> None:
     zeros = np.zeros((size, size))
     assert check(zeros, 0.01, dtype) == 0
-    assert ridged_cholesky(zeros, 0.04, dtype) == pytest.approx(0.2 * np.eye(size))
+    assert ridged_cholesky(zeros, 0.04, dtype)[0] == pytest.approx(0.2 * np.eye(size))
 
 
 def test_a_variance_of_zero() -> None:
@@ -99,7 +100,7 @@ def test_a_ridge_that_rounding_swallows() -> None:
     """In float32 a ridge of 1e-12 is none, and what has no full rank has no factorization."""
     matrix = covariance(20, 3)
     assert check(matrix, 1e-12) == 0
-    factor = ridged_cholesky(matrix, 1e-12, np.float32).astype(np.float64)
+    factor = ridged_cholesky(matrix, 1e-12, np.float32)[0].astype(np.float64)
     assert np.isfinite(factor).all()
     assert factor @ factor.T == pytest.approx(matrix, abs=1e-4)
 

@@ -149,7 +149,7 @@ def test_the_file_goes_with_the_array(folder: Path) -> None:
     kept = [shelf.put(weight(50, 30, seed=i)) for i in range(2)]
     assert mappings(folder) > 0
     part = kept[0][10:20]
-    del kept
+    del kept, shelf
     gc.collect()
     assert mappings(folder) > 0
     assert np.array_equal(part, weight(50, 30)[10:20])
