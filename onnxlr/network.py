@@ -79,7 +79,7 @@ class Network:
             return Piece(None, list(inputs), outputs, passed, [])
         proto = cut(self._model.proto, start, stop, inputs, outputs)
         proto = proto if change is None else change(proto)
-        session = Session(self._model.with_proto(proto), self._device, self._threads)
+        session = Session(self._model.with_proto(proto), self._device, self._threads, spinning=False)
         dropped = [name for name in extra if name not in alive]
         return Piece(session, list(inputs), outputs, passed, dropped)
 

@@ -81,13 +81,16 @@ class Session:
         device: from `find_device`.
         threads: intra-op threads, 0 for ONNX Runtime's default (one a physical core).
         optimize: whether ONNX Runtime may rewrite the graph.
+        spinning: whether its threads spin while they wait: faster where nothing else runs, much slower else.
 
     Raises:
         ModelError: ONNX Runtime cannot load the model.
         ProviderError: it loaded it on another device.
     """
 
-    def __init__(self, model: Model, device: Device, threads: int = 0, optimize: bool = True) -> None:
+    def __init__(
+        self, model: Model, device: Device, threads: int = 0, optimize: bool = True, spinning: bool = True
+    ) -> None:
         self.device = device
         self.threads = threads
         self._name = model.name
@@ -95,6 +98,7 @@ class Session:
         options.log_severity_level = _LOG_FATAL
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         self._model = gathered(model)  # kept: ONNX Runtime maps its files
         folder = str(self._model.folder.resolve())
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
