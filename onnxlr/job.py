@@ -198,8 +198,10 @@ class Job:
                 judgement = judge_weights(found, self._weights, self._workers, self._progress)
             else:
                 sensitivity = self.calibration is not None and self.calibration.sensitivity
+                last = self._last_dense()
+                also = [] if last is None else [last]
                 judgement = judge_outputs(
-                    found, calibrator, sensitivity, self._weights, self._workers, self._progress
+                    found, calibrator, sensitivity, self._weights, self._workers, self._progress, also
                 )
             self._judged = key, found, judgement
         return self._judged[1], self._judged[2]

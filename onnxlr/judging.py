@@ -86,6 +86,7 @@ def judge_outputs(
     weights: LayerWeights,
     workers: int,
     progress: Progress,
+    also: Sequence[Layer] = (),
 ) -> Judgement:
     """E‖y − ŷ‖² of every offer; by the weight where a layer's outputs cannot be looked at.
 
@@ -96,13 +97,17 @@ def judge_outputs(
         weights: of the layers that are judged by them.
         workers: number of cores to use.
         progress: told the number of layers done.
+        also: layers that will be fitted without being a prospect.
     """
     prospects = [item for item in found if isinstance(item, Prospect)]
-    survey = calibrator.survey([_task(prospect) for prospect in prospects], sensitivity)
-    rest = [prospect for prospect in prospects if prospect.layer.key in survey.problems]
+    tasks = {prospect.layer.key: _task(prospect) for prospect in prospects}
+    tasks |= {layer.key: Task(layer) for layer in also if layer.key not in tasks}
+    survey = calibrator.survey(list(tasks.values()), sensitivity)
+    keys = frozenset(prospect.layer.key for prospect in prospects)
+    problems = {key: reason for key, reason in survey.problems.items() if key in keys}
+    rest = [prospect for prospect in prospects if prospect.layer.key in problems]
     by_weight = judge_weights(rest, weights, workers, progress).residuals if rest else {}
-    seen = frozenset(prospect.layer.key for prospect in prospects) - survey.problems.keys()
-    return Judgement({**survey.residuals, **by_weight}, survey.problems, seen, survey.sensitivity)
+    return Judgement({**survey.residuals, **by_weight}, problems, keys - problems.keys(), survey.sensitivity)
 
 
 def _task(prospect: Prospect) -> Task:

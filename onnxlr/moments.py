@@ -6,6 +6,7 @@ caller. Products are computed in float32 after a shift by the first batch's mean
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["Moments", "Sample"]
+
+_WIDE = 128
+"""Entries of each half of x from which two threads pay."""
 
 Float = NDArray[np.float64]
 Array = NDArray[Any]
@@ -115,7 +119,7 @@ class Moments:
         self._count += x.shape[1]
         for sums, a, b, a0, b0 in zip(self._sums, x, y, *self._shift, strict=True):
             u, v = a - a0, b - b0
-            for i, part in enumerate((u.sum(axis=0), v.sum(axis=0), u.T @ u, v.T @ u)):
+            for i, part in enumerate((u.sum(axis=0), v.sum(axis=0), _gram(u), v.T @ u)):
                 sums[i] = sums[i] + part
 
     def _sample(self, sums: list[Float], shift: tuple[Array, Array], x: Array, y: Array) -> Sample:
@@ -128,6 +132,18 @@ class Moments:
             mean_x, mean_y = np.zeros_like(mean_u), np.zeros_like(mean_v)
         held_x, held_y = (x - mean_x).astype(np.float32), (y - mean_y).astype(np.float32)
         return Sample(self._count, uu, (vu,), mean_x, mean_y, held_x, held_y)
+
+
+def _gram(rows: Array) -> Array:
+    """The product of the rows' transpose with them; of many entries by two threads, each half of the work."""
+    half = rows.shape[1] // 2
+    if half < _WIDE:
+        return rows.T @ rows
+    left, right = rows[:, :half], rows[:, half:]
+    with ThreadPoolExecutor(1) as pool:
+        mixed = pool.submit(np.matmul, right.T, left)
+        squares = left.T @ left, right.T @ right
+    return np.block([[squares[0], mixed.result().T], [mixed.result(), squares[1]]])
 
 
 def _finite(x: Array, y: Array) -> tuple[Array, Array]:

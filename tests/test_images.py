@@ -354,7 +354,7 @@ def test_refused(
         ({"mean": (np.nan,)}, "mean must be finite"),
         ({"std": (1, 0, 1)}, "std must be positive"),
         ({"std": (np.inf,)}, "std must be positive"),
-        ({"layout": "CHW"}, "layout must be auto, NCHW or NHWC; got 'CHW'"),
+        ({"layout": "CHW"}, "layout must be one of auto, NCHW, NHWC; got 'CHW'"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:
