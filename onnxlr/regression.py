@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from onnxlr.alternation import improved_vectors
+from onnxlr.lapack import TridiagonalForm
 from onnxlr.moments import Sample
 from onnxlr.ridge import mean_variance, ridged_cholesky
 
@@ -272,7 +273,5 @@ def principal_components(weight: Float, covariance: Float, count: int) -> Float:
 
 
 def leading_vectors(matrix: Float, count: int) -> Float:
-    """Eigenvectors `(n, count)` of the largest eigenvalues, largest first."""
-    n = len(matrix)
-    _, vectors = linalg.eigh(matrix, subset_by_index=(n - count, n - 1), check_finite=False)
-    return np.ascontiguousarray(vectors[:, ::-1])
+    """Eigenvectors `(n, count)` of the largest eigenvalues of a symmetric matrix, largest first."""
+    return np.ascontiguousarray(TridiagonalForm(matrix.copy()).leading_vectors(count))

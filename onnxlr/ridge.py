@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
 
 __all__ = ["mean_variance", "ridged_cholesky"]
 
@@ -33,6 +32,6 @@ def ridged_cholesky(
         raised: NDArray[Any] = covariance.astype(dtype)
         raised[diagonal, diagonal] += dtype(strength)
         try:
-            return linalg.cholesky(raised, lower=True, overwrite_a=True, check_finite=False), strength
-        except linalg.LinAlgError:
+            return np.linalg.cholesky(raised), strength  # unlike SciPy's it lets other threads run
+        except np.linalg.LinAlgError:
             strength *= 10
