@@ -106,6 +106,7 @@ class Calibrator:
         self._refine, self._workers, self._progress = refine, workers, progress
         self._positions = Positions(seed, len(feeds.batches))
         self._records: dict[Key, _Record] = {}
+        self._problems: set[Key] = set()
         self._shelf = Shelf()
         self._nodes = {("", next(iter(n.output), "")): n for n in model.proto.graph.node}
         self._constants = next(iter(all_constants(model.proto, str(model.folder))))
@@ -125,29 +126,36 @@ class Calibrator:
     def survey(self, tasks: Sequence[Task], sensitivity: bool = True) -> Survey:
         """See the module; layers in bodies and functions, and those that share a weight, are problems."""
         survey = Survey(problems=_out_of_reach([task.layer for task in tasks]))
+        self._problems |= survey.problems.keys()
         by_key = {task.layer.key: task for task in tasks if task.layer.key not in survey.problems}
+        if not by_key:
+            return survey
         network = self._network(by_key)
         activations = Activations(self._feeds.batches)
-        probes = Probes(network, activations.states) if sensitivity and by_key else None
+        probes = Probes(network, activations.states) if sensitivity else None
         activations.advance(network.piece(0, activations.states[0]))
         for i, key in enumerate(network.order, 1):
             before = list(activations.states)
-            record, samples = self._observe(by_key[key].layer, network, i, activations)
+            task = by_key[key]
+            subject = Subject.of(task.layer, self._nodes[key], self._constants, opset(self._model.proto))
+            record, samples = self._observe(subject, network, i, activations)
             if isinstance(samples, str):
                 survey.problems[key] = samples
             else:
                 self._records[key] = record
-                probe = self._judge(by_key[key], record.subject, samples, survey)
+                probe = self._judge(task, subject, samples, survey)
                 if probes is not None and probe is not None and probe.error > 0:
-                    change = record.subject.change((by_key[key].layer.conv,), probe, self._model.store)
+                    change = subject.change((task.layer.conv,), probe, self._model.store)
                     survey.sensitivity[key] = probes.measure(i, before, change) / probe.error
             self._progress("Calibrating", i, len(network.order))
+        self._problems |= survey.problems.keys()
         return survey
 
     @one_blas_thread
     def fit(self, chosen: Sequence[Chosen]) -> dict[Key, Fit]:
         """Fits of layers, each with the fits of those before it in place; layers with problems have none."""
-        unknown = [item for item in chosen if item.layer.key not in self._records]
+        seen = self._records.keys() | self._problems
+        unknown = [item for item in chosen if item.layer.key not in seen]
         if unknown:  # a plan that was made elsewhere
             self.survey([Task(item.layer) for item in unknown], sensitivity=False)
         known = {item.layer.key: item for item in chosen if item.layer.key in self._records}
@@ -157,13 +165,14 @@ class Calibrator:
         change: Change | None = None
         for i, key in enumerate(network.order):
             item, record = known[key], self._records[key]
+            subject = replace(record.subject)
             piece = network.piece(i, activations.states[0], change=change)
-            samples = self._collect(record, piece, activations)
-            fit = None if samples is None else self._fit(item, record.subject, samples)
+            samples = self._collect(subject, record, piece, activations)
+            fit = None if samples is None else self._fit(item, subject, samples)
             change = None
             if fit is not None:
                 fits[key] = fit
-                change = record.subject.change(item.links, fit, self._model.store)
+                change = subject.change(item.links, fit, self._model.store)
             self._progress("Fitting", i + 1, len(network.order))
         return fits
 
@@ -171,16 +180,15 @@ class Calibrator:
         return Network(self._model, keys, self._device, self._threads)
 
     def _observe(
-        self, layer: Layer, network: Network, index: int, activations: Activations
+        self, subject: Subject, network: Network, index: int, activations: Activations
     ) -> tuple[_Record, list[Sample] | str]:
         """Run the piece that begins with a layer: its record, and its samples or what is wrong with them."""
-        subject = Subject.of(layer, self._nodes[layer.key], self._constants, opset(self._model.proto))
-        record, moments = _Record(subject), Moments(subject.offset is not None)
+        record, moments = _Record(replace(subject)), Moments(subject.offset is not None)
         problems: list[str] = []
 
         def look(run: int, before: State, after: State) -> None:
             value, output = before[subject.input_name], after[subject.output_name]
-            positions, fitted = self._positions.of(layer, run, output.shape)
+            positions, fitted = self._positions.of(subject.layer, run, output.shape)
             try:
                 x, y = subject.pairs(value, output, positions)
             except ValueError as error:
@@ -224,9 +232,11 @@ class Calibrator:
         composed = compose(finished.factors, scheme.chain(own, rank), own.group)
         return replace(finished, factors=(composed.astype(finished.factors[0].dtype),))
 
-    def _collect(self, record: _Record, piece: Piece, activations: Activations) -> list[Sample] | None:
+    def _collect(
+        self, subject: Subject, record: _Record, piece: Piece, activations: Activations
+    ) -> list[Sample] | None:
         """Run the piece that ends before a layer: x̂ with the y of the original; None if too few are left."""
-        subject, moments = record.subject, Moments(record.subject.offset is not None)
+        moments = Moments(subject.offset is not None)
 
         def look(run: int, _: State, after: State) -> None:
             value, (expected, shape) = after[subject.input_name], record.shapes[run]
@@ -255,7 +265,10 @@ class Calibrator:
 
 @dataclass(slots=True, eq=False)
 class _Record:
-    """What is kept of a layer in the original: of each run the shapes of input and output, and y."""
+    """What is kept of a layer in the original: of each run the shapes of input and output, and y.
+
+    Its subject is a copy that has read no weight; a pass works on a copy of its own.
+    """
 
     subject: Subject
     shapes: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)

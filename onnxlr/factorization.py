@@ -47,7 +47,7 @@ class LayerWeights:
 
     def weight(self, layer: Layer) -> Weight:
         """The weight `(M, C / group, *kernel_shape)` in the scale in which errors count."""
-        weight = layer.layout.load(_as_numeric(layer.weight.read()), layer.conv)
+        weight = layer.read_weight()
         scale = self._scales.get(layer.key)
         return weight if scale is None else weight / _alive(_column(scale, weight.ndim))
 
@@ -126,8 +126,3 @@ def _column(scale: Array, ndim: int) -> Array:
 
 def _alive(scale: Array) -> Array:
     return np.where(np.abs(scale) < _DEAD, 1.0, scale)
-
-
-def _as_numeric(array: NDArray[Any]) -> NDArray[Any]:
-    """The array in a type that numpy computes with (bfloat16 is an extension type)."""
-    return array if array.dtype.kind == "f" else array.astype(np.float32)

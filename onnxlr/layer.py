@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from onnxlr.conv import ConvSpec, Spatial, link_macs
 from onnxlr.layout import Layout
@@ -37,6 +41,14 @@ class Layer:
     layout: Layout
     spatial: Spatial | None
     repeats: int | None
+
+    def read_weight(self) -> NDArray[Any]:
+        """The weight `(M, C / group, *kernel_shape)`, in a type that numpy computes with."""
+        stored = self.weight.read()
+        numeric = (
+            stored if stored.dtype.kind == "f" else stored.astype(np.float32)
+        )  # bfloat16 is an extension
+        return self.layout.load(numeric, self.conv)
 
     @property
     def macs(self) -> int | None:

@@ -79,7 +79,7 @@ class Subject:
     def weight(self) -> Array:
         """The weight of `conv`."""
         if not self._has_stand_in:
-            return self._own_weight()
+            return self._own_weight
         size = self.layer.conv.out_channels // self.layer.conv.group
         return np.tile(np.eye(size), (self.layer.conv.group, 1)).reshape(self.conv.weight_shape)
 
@@ -147,16 +147,14 @@ class Subject:
         conv = self.layer.conv
         return conv.params // conv.out_channels > max(_LARGEST, conv.out_channels // conv.group)
 
+    @cached_property
     def _own_weight(self) -> Array:
-        stored = self.layer.weight.read()
-        numeric = (
-            stored if stored.dtype.kind == "f" else stored.astype(np.float32)
-        )  # bfloat16 is an extension
-        return self.layer.layout.load(numeric, self.layer.conv)
+        """Read once for all runs of a pass, and gone with this object."""
+        return self.layer.read_weight()
 
     def _matrices(self) -> Array:
         group = self.layer.conv.group
-        return self._own_weight().reshape(group, self.layer.conv.out_channels // group, -1)
+        return self._own_weight.reshape(group, self.layer.conv.out_channels // group, -1)
 
     def _through(self, x: Array) -> Array:
         seen: Array = np.einsum("ngd,gmd->ngm", x, self._matrices().astype(np.float32), optimize=True)

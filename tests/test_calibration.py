@@ -567,7 +567,9 @@ def test_layers_out_of_reach(case: str) -> None:
     reached = {("", "a"), ("", "y")}
     assert {key for key, _ in survey.residuals} == survey.sensitivity.keys() == reached
     chosen = [Chosen(layer, SCHEMES["channel-in"], (6,)) for layer in layers(model).values()]
-    fits = made.fit(chosen)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(Calibrator, "survey")  # what is known to be a problem is not looked at again
+        fits = made.fit(chosen)
     assert fits.keys() == reached
     other = applied(model, chosen, fits)
     assert relative_error(run(model, x=batches[0])[0], run(other, x=batches[0])[0]) < 1e-4
