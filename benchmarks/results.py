@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from onnxlr.report import installed_versions
-from onnxlr.runtime import ort_version
 
 __all__ = ["print_rows", "write_results"]
 
@@ -25,7 +24,7 @@ def write_results(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     data = {
         "command": shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": {**installed_versions(), "onnxruntime": ort_version(), "cores": os.cpu_count()},
+        "machine": {**installed_versions(), "cores": os.cpu_count()},
         "rows": list(rows),
     }
     (FOLDER / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

@@ -205,15 +205,11 @@ def _scaled(factor: Array, scale: Float) -> Array:
 
 def _error(composed: Float, samples: Sequence[Sample]) -> float:
     """E‖y − ŷ‖² on held-out pairs, over all groups."""
-    return sum(
-        float(np.square(s.outputs - s.inputs @ w.T.astype(np.float32)).sum(axis=1, dtype=np.float64).mean())
-        for w, s in zip(composed, samples, strict=True)
-    )
+    return sum(s.error(w) for w, s in zip(composed, samples, strict=True))
 
 
 def _energy(samples: Sequence[Sample]) -> float:
-    energy = sum(float(np.square(s.outputs).sum(axis=1, dtype=np.float64).mean()) for s in samples)
-    return max(energy, np.finfo(np.float64).tiny)
+    return max(sum(s.energy for s in samples), np.finfo(np.float64).tiny)
 
 
 def _bias(composed: Float, samples: Sequence[Sample]) -> Float:

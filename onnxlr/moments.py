@@ -47,6 +47,15 @@ class Sample:
     inputs: Array
     outputs: Array
 
+    @property
+    def energy(self) -> float:
+        """E‖y‖² on held-out pairs."""
+        return _mean_square(self.outputs)
+
+    def error(self, weight: Array) -> float:
+        """E‖y − W x‖² on held-out pairs, for a weight `(M, D)`."""
+        return _mean_square(self.outputs - self.inputs @ weight.T.astype(np.float32))
+
     def with_crosses(self, *crosses: Float) -> Sample:
         """This sample with other targets to regress to; what it is judged by stays."""
         return replace(self, crosses=crosses)
@@ -132,6 +141,10 @@ class Moments:
             mean_x, mean_y = np.zeros_like(mean_u), np.zeros_like(mean_v)
         held_x, held_y = (x - mean_x).astype(np.float32), (y - mean_y).astype(np.float32)
         return Sample(self._count, uu, (vu,), mean_x, mean_y, held_x, held_y)
+
+
+def _mean_square(rows: Array) -> float:
+    return float(np.square(rows).sum(axis=1, dtype=np.float64).mean())
 
 
 def _gram(rows: Array) -> Array:

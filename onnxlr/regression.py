@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -190,6 +191,12 @@ class NestedRegression:
         self._crosses: list[Float] = [features.apply(cross) for cross in sample.crosses]
         self._held = features.apply(sample.inputs)
 
+    @cached_property
+    def residuals(self) -> Float:
+        """`(ranks + 1,)`: the sum of `energies` over the outputs."""
+        total: Float = self.energies().sum(axis=1)
+        return total
+
     def energies(self) -> Float:
         """`(ranks + 1, M)`: mean squared error of every output at every rank, by the best ridge for each."""
         curves = [self._curve(ridge) for ridge in RIDGES]
@@ -201,13 +208,13 @@ class NestedRegression:
     def solve(self, rank: int) -> Solution:
         """The coefficients of a rank, by the target and ridge with the least error on held-out pairs."""
         count = rank * self.block
-        found = [self._judged(self._features.prior[:, :count], 0)]
+        found = [self._judged(rank, self._features.prior[:, :count], 0)]
         for ridge in RIDGES[1:]:
             strength = ridge * mean_variance(self.covariance)
             factor, weight = ridged_cholesky(self.covariance[:count, :count], strength)
             for i, cross in enumerate(self._crosses):
                 target = cross[:, :count] + weight * self._features.prior[:, :count]
-                found.append(self._judged(linalg.cho_solve((factor, True), target.T).T, i))
+                found.append(self._judged(rank, linalg.cho_solve((factor, True), target.T).T, i))
         return min(found, key=lambda solution: solution.error)
 
     def inputs_of(self, rank: int) -> Sample:
@@ -226,10 +233,9 @@ class NestedRegression:
         step = 1 if full <= 8 * _STEP else _STEP
         return [*range(0, full, step), full]
 
-    def _judged(self, coefficients: Float, cross: int) -> Solution:
-        inputs = self._held[:, : coefficients.shape[1]]
-        rest = self._sample.outputs - inputs @ coefficients.T.astype(np.float32)
-        return Solution(coefficients, self._sample.crosses[cross], _mean_square(rest))
+    def _judged(self, rank: int, coefficients: Float, cross: int) -> Solution:
+        error = self.inputs_of(rank).error(coefficients)
+        return Solution(coefficients, self._sample.crosses[cross], error)
 
     def _curve(self, ridge: float | None) -> Float:
         """The energies with one ridge and the first target, in float32: enough to compare by."""
@@ -251,10 +257,6 @@ class NestedRegression:
             residual -= features[:, new] @ shares[new]
             curve.append(np.square(residual).mean(axis=0))
         return np.array(curve, np.float64)
-
-
-def _mean_square(rows: Array) -> float:
-    return float(np.square(rows).sum(axis=1, dtype=np.float64).mean())
 
 
 def principal_components(weight: Float, covariance: Float, count: int) -> Float:

@@ -14,7 +14,6 @@ from onnxlr.job import Job
 from onnxlr.model_file import Model
 from onnxlr.plan import Plan
 from onnxlr.report import Report, installed_versions
-from onnxlr.runtime import ort_version
 from onnxlr.saving import save
 
 __all__ = ["Result", "make_result"]
@@ -82,6 +81,6 @@ def make_result(
         validation=checked.validation if checked else None,
         latency=checked.latency if checked else None,
         notes=(*job.notes, *(checked.notes if checked else ()), *notes),
-        versions=installed_versions() | {"onnxruntime": ort_version()},
+        versions=installed_versions(),
     )
     return Result(model.proto, plan, report, model)

@@ -117,10 +117,8 @@ class Subject:
         if self.offset is None:
             return None
         weights = self.weight().reshape(len(samples), -1, samples[0].covariance.shape[0])
-        rest, energy = 0.0, np.finfo(np.float64).tiny
-        for sample, weight in zip(samples, weights, strict=True):
-            rest += float(np.square(sample.outputs - sample.inputs @ weight.T).sum())
-            energy += float(np.square(sample.outputs).sum())
+        rest = sum(sample.error(weight) for sample, weight in zip(samples, weights, strict=True))
+        energy = sum(sample.energy for sample in samples)
         return None if rest <= _UNEXPLAINED * energy else "its inputs do not explain its outputs"
 
     def finished(self, fit: Fit) -> Fit:

@@ -14,7 +14,6 @@ from onnxlr.report import installed_versions
 from onnxlr.report.curve import Sweep
 from onnxlr.report.plot import plot_problem
 from onnxlr.report.points import UNITS, SweepPoint, Unreachable
-from onnxlr.runtime import ort_version
 
 __all__ = ["find_targets", "sweep_budgets"]
 
@@ -93,7 +92,7 @@ def sweep_budgets(
         points=tuple(points),
         unreachable=tuple(unreachable),
         notes=tuple(dict.fromkeys([*job.notes, *notes, *([] if problem is None else [problem])])),
-        versions=installed_versions() | {"onnxruntime": ort_version()},
+        versions=installed_versions(),
     )
 
 

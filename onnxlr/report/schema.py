@@ -12,6 +12,7 @@ from typing import Any
 from onnxlr.latency import Latency
 from onnxlr.layer import Skipped
 from onnxlr.plan import BeforeAfter, PlannedLayer
+from onnxlr.runtime import ort_version
 from onnxlr.validation import Validation
 
 __all__ = ["Report", "Totals", "installed_versions", "machine"]
@@ -75,7 +76,8 @@ class Report:
 def installed_versions() -> dict[str, str]:
     """Versions of onnxlr and of the libraries that its results depend on, and the machine."""
     names = ("onnxlr", "onnx", "onnx-graphsurgeon", "numpy", "scipy")
-    return {name: version(name) for name in names} | {"python": platform.python_version(), **machine()}
+    system = {"python": platform.python_version(), **machine(), "onnxruntime": ort_version()}
+    return {name: version(name) for name in names} | system
 
 
 def machine() -> dict[str, str]:

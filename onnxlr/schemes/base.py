@@ -21,6 +21,7 @@ __all__ = [
     "PairDecomposition",
     "Rank",
     "Regression",
+    "RegressionOfParts",
     "Scheme",
     "Unfolding",
     "Weight",
@@ -116,7 +117,7 @@ class Scheme(ABC):
         parts = [
             self._regress(one, w, sample, top, refine) for w, sample in zip(weights, samples, strict=True)
         ]
-        return _GroupedRegression(parts)
+        return RegressionOfParts(parts)
 
     def _refuses(self, conv: ConvSpec) -> str | None:
         """`refuses` for an ungrouped Conv."""
@@ -227,8 +228,8 @@ class _GroupedDecomposition:
         return tuple(np.concatenate(links) for links in zip(*factors, strict=True))
 
 
-class _GroupedRegression:
-    """The regressions of the groups of a Conv, in order; all get the same rank."""
+class RegressionOfParts:
+    """Regressions of parts of the outputs, in order; all get the same rank."""
 
     def __init__(self, parts: Sequence[Regression]) -> None:
         self._parts = parts

@@ -17,7 +17,6 @@ partition would be best is a combinatorial problem that has none; it is not trie
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from onnxlr.conv import ConvSpec
 from onnxlr.moments import Sample
 from onnxlr.regression import GroupedFeatures, NestedRegression
-from onnxlr.schemes.base import Decomposition, Factors, Rank, Regression, Scheme, Weight
+from onnxlr.schemes.base import Decomposition, Factors, Rank, Regression, RegressionOfParts, Scheme, Weight
 from onnxlr.schemes.channel_in import ChannelIn
 from onnxlr.schemes.channel_out import ChannelOut
 
@@ -70,7 +69,10 @@ class Group(Scheme):
     def _regress(self, conv: ConvSpec, weight: Weight, sample: Sample, top: Rank, refine: int) -> Regression:
         if _is_over_input(conv):
             return _InputRegression(self._block(conv), weight, sample, self._groups, top)
-        return _OutputRegression(self._block(conv), weight, sample, self._groups, top, refine)
+        block = self._block(conv)
+        rows = [slice(i, i + block.out_channels) for i in range(0, len(weight), block.out_channels)]
+        parts = [_IN.regress(block, weight[r], [sample.for_outputs(r)], top, refine) for r in rows]
+        return RegressionOfParts(parts)
 
     def _block(self, conv: ConvSpec) -> ConvSpec:
         """The part of the Conv from, or to, one group of channels."""
@@ -107,11 +109,10 @@ class _InputRegression:
         self._features = GroupedFeatures(sample, matrix, groups, *top)
         self._nested = NestedRegression(sample, self._features)
 
-    @cached_property
+    @property
     def residuals(self) -> NDArray[np.float64]:
         """See `Regression`."""
-        residuals: NDArray[np.float64] = self._nested.energies().sum(axis=1)
-        return residuals
+        return self._nested.residuals
 
     def factors(self, rank: Rank) -> Factors:
         """See `Regression`."""
@@ -121,28 +122,6 @@ class _InputRegression:
         ones = (1,) * (len(self._window) - 1)
         first = self._features.vectors[:, :r].reshape(-1, *self._window)
         return first, last.reshape(len(last), -1, *ones)
-
-
-class _OutputRegression:
-    """Case 2 for the outputs: each group of them regressed by itself."""
-
-    def __init__(
-        self, block: ConvSpec, weight: Weight, sample: Sample, groups: int, top: Rank, refine: int
-    ) -> None:
-        size = block.out_channels
-        rows = [slice(i * size, (i + 1) * size) for i in range(groups)]
-        self._parts = [_IN.regress(block, weight[r], [sample.for_outputs(r)], top, refine) for r in rows]
-
-    @cached_property
-    def residuals(self) -> NDArray[np.float64]:
-        """See `Regression`."""
-        total: NDArray[np.float64] = np.sum([part.residuals for part in self._parts], axis=0)
-        return total
-
-    def factors(self, rank: Rank) -> Factors:
-        """See `Regression`."""
-        first, last = zip(*(part.factors(rank) for part in self._parts), strict=True)
-        return np.concatenate(first), np.concatenate(last)
 
 
 def _is_over_input(conv: ConvSpec) -> bool:

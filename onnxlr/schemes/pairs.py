@@ -30,8 +30,7 @@ class HeadRegression:
     @property
     def residuals(self) -> NDArray[np.float64]:
         """See `onnxlr.schemes.base.Regression`."""
-        residuals: NDArray[np.float64] = self._nested.energies().sum(axis=1)
-        return residuals
+        return self._nested.residuals
 
     def factors(self, rank: Rank) -> Factors:
         """See `onnxlr.schemes.base.Regression`."""
@@ -62,8 +61,7 @@ class OutputRegression:
     @property
     def residuals(self) -> NDArray[np.float64]:
         """See `onnxlr.schemes.base.Regression`."""
-        residuals: NDArray[np.float64] = self._nested.energies().sum(axis=1)
-        return residuals
+        return self._nested.residuals
 
     def factors(self, rank: Rank) -> Factors:
         """See `onnxlr.schemes.base.Regression`."""

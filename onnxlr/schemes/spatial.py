@@ -164,7 +164,7 @@ class _TripleRegression:
     def residuals(self) -> NDArray[np.float64]:
         """See `Regression`."""
         r1, r2 = self._top
-        total = float(np.square(self._sample.outputs).sum(axis=1).mean())
+        total = self._sample.energy
         measured = sorted({max(1, round(r1 * part)) for part in (0.125, 0.25, 0.5, 0.75, 1)})
         curves = [np.full(r2 + 1, total), *(self._curve(rank, total) for rank in measured)]
         ranks = np.arange(r1 + 1)
@@ -172,7 +172,7 @@ class _TripleRegression:
         return np.stack([np.interp(ranks, [0, *measured], column) for column in columns], axis=1)
 
     def _curve(self, r1: int, total: float) -> NDArray[np.float64]:
-        curve = self._second(r1)[1].energies().sum(axis=1)
+        curve = self._second(r1)[1].residuals
         rest = self._top[1] + 1 - len(curve)
         return np.concatenate([np.minimum(curve, total), np.full(rest, min(curve[-1], total))])
 
