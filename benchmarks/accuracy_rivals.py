@@ -24,11 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import onnxlr
-from onnxlr.calibration import Calibrator, Chosen
+from onnxlr.calibration import Calibrator
 from onnxlr.errors import UsageError
 from onnxlr.fitting import Fit
 from onnxlr.model_file import Model
 from onnxlr.parallel import Progress
+from onnxlr.replacement import Replacement
 from onnxlr.selectors import Choice, Judges, LayerOptions, ModelSize, Refusal
 from passes.graph import Key
 
@@ -134,7 +135,7 @@ class _OneByOne(Calibrator):
     def __init__(self, calibrator: Calibrator) -> None:
         vars(self).update(vars(calibrator))
 
-    def fit(self, chosen: Sequence[Chosen]) -> dict[Key, Fit]:
+    def fit(self, chosen: Sequence[Replacement]) -> dict[Key, Fit]:
         """See `Calibrator`; what stays one layer is left as it is."""
         fits: dict[Key, Fit] = {}
         for item in chosen:

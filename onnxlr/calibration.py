@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlr.conv import ConvSpec
 from onnxlr.feeds import Feeds
 from onnxlr.fitting import Fit, compose, fit_layer, fit_of, refit_layer
 from onnxlr.layer import Layer
@@ -25,6 +24,7 @@ from onnxlr.moments import Moments, Sample
 from onnxlr.network import Activations, Network, Piece, State
 from onnxlr.parallel import Progress, map_layers, no_progress, one_blas_thread
 from onnxlr.positions import Positions
+from onnxlr.replacement import Replacement
 from onnxlr.runtime import Device
 from onnxlr.schemes import Rank, Regression, Scheme
 from onnxlr.sensitivity import Probes
@@ -33,7 +33,7 @@ from onnxlr.subject import Change, Subject
 from passes.constants import all_constants
 from passes.graph import Key, opset
 
-__all__ = ["Calibrator", "Chosen", "Survey", "Task"]
+__all__ = ["Calibrator", "Survey", "Task"]
 
 _PROBE = 0.03
 """Relative squared error of a layer's output whose effect on the network's outputs is measured."""
@@ -45,20 +45,6 @@ class Task:
 
     layer: Layer
     schemes: Sequence[tuple[Scheme, Rank]] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """A layer to fit; without a scheme it stays one node, with other weights if these are better."""
-
-    layer: Layer
-    scheme: Scheme | None
-    rank: Rank = ()
-
-    @property
-    def links(self) -> tuple[ConvSpec, ...]:
-        """The Convs that replace the layer."""
-        return (self.layer.conv,) if self.scheme is None else self.scheme.chain(self.layer.conv, self.rank)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,8 +138,11 @@ class Calibrator:
         return survey
 
     @one_blas_thread
-    def fit(self, chosen: Sequence[Chosen]) -> dict[Key, Fit]:
-        """Fits of layers, each with the fits of those before it in place; layers with problems have none."""
+    def fit(self, chosen: Sequence[Replacement]) -> dict[Key, Fit]:
+        """Fits of layers, each with the fits of those before it in place.
+
+        Layers with problems have none, nor has one that is to stay one node and would be no better for it.
+        """
         seen = self._records.keys() | self._problems
         unknown = [item for item in chosen if item.layer.key not in seen]
         if unknown:  # a plan that was made elsewhere
@@ -253,7 +242,7 @@ class Calibrator:
         except ValueError:
             return None
 
-    def _fit(self, item: Chosen, subject: Subject, samples: list[Sample]) -> Fit | None:
+    def _fit(self, item: Replacement, subject: Subject, samples: list[Sample]) -> Fit | None:
         weight = subject.weight()
         if item.scheme is None:
             fit = refit_layer(subject.conv, weight, samples)

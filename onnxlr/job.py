@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlr.analysis import analyse
-from onnxlr.calibration import Calibrator, Chosen
+from onnxlr.calibration import Calibrator
 from onnxlr.calibration_data import Calibration
 from onnxlr.errors import PlanError, UsageError
 from onnxlr.factorization import LayerWeights
@@ -26,8 +26,9 @@ from onnxlr.offers import GATES, Prospect, find_prospects
 from onnxlr.parallel import Progress
 from onnxlr.plan import BeforeAfter, Plan, PlannedLayer
 from onnxlr.planning import filter_layers, plan_layers
+from onnxlr.replacement import Replacement
 from onnxlr.report import Totals
-from onnxlr.rewriting import Replacement, rewrite
+from onnxlr.rewriting import rewrite
 from onnxlr.schemes import Scheme, all_schemes
 from onnxlr.selectors import ModelSize, RankSelector
 from passes import fold_batchnorm, merge_pads, remove_unused
@@ -210,15 +211,12 @@ class Job:
         """Replacements with factors fitted on the outputs, if there are data, and the last layer refitted."""
         if self._calibrator is None or not replacements:
             return list(replacements)
-        chosen = [Chosen(item.layer, item.scheme, item.rank) for item in replacements]
-        last = self._last_dense()
+        wanted, last = list(replacements), self._last_dense()
         if last is not None and all(item.layer.key != last.key for item in replacements):
-            chosen.append(Chosen(last, None))
-        fits = self._calibrator.fit(chosen)
-        fitted = [replace(item, fit=fits.get(item.layer.key)) for item in replacements]
-        if last is not None and chosen[-1].scheme is None and last.key in fits:
-            fitted.append(Replacement(last, None, (), fits[last.key]))
-        return fitted
+            wanted.append(Replacement(last, None))
+        fits = self._calibrator.fit(wanted)
+        fitted = [replace(item, fit=fits.get(item.layer.key)) for item in wanted]
+        return [item for item in fitted if item.scheme is not None or item.fit is not None]
 
     def _last_dense(self) -> Layer | None:
         """The Gemm or MatMul of the main graph that no linear layer follows."""

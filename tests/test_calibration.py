@@ -15,7 +15,7 @@ from onnxlr import calibration as calibration_module
 from onnxlr import positions as positions_module
 from onnxlr import subject as subject_module
 from onnxlr.analysis import analyse
-from onnxlr.calibration import Calibrator, Chosen, Survey, Task
+from onnxlr.calibration import Calibrator, Survey, Task
 from onnxlr.factorization import LayerWeights
 from onnxlr.feeds import Feeds
 from onnxlr.fitting import Fit
@@ -23,7 +23,8 @@ from onnxlr.layer import Layer
 from onnxlr.model_file import Model, load
 from onnxlr.parallel import no_progress
 from onnxlr.positions import Positions
-from onnxlr.rewriting import Replacement, rewrite
+from onnxlr.replacement import Replacement
+from onnxlr.rewriting import rewrite
 from onnxlr.runtime import find_device
 from onnxlr.schemes import Rank, Regression, Scheme, all_schemes
 from onnxlr.spill import Spill
@@ -71,12 +72,14 @@ def calibrator(model: ModelProto | Model, batches: Sequence[Array], **options: A
     return Calibrator(model if isinstance(model, Model) else Model(model), feeds, CPU, threads=1, **options)
 
 
-def chosen_of(model: ModelProto, choices: Choices) -> list[Chosen]:
+def chosen_of(model: ModelProto, choices: Choices) -> list[Replacement]:
     known = layers(model)
-    return [Chosen(known[n], None if s is None else SCHEMES[s], rank) for n, (s, rank) in choices.items()]
+    return [
+        Replacement(known[n], None if s is None else SCHEMES[s], rank) for n, (s, rank) in choices.items()
+    ]
 
 
-def applied(model: ModelProto, chosen: Sequence[Chosen], fits: Mapping[Any, Fit]) -> ModelProto:
+def applied(model: ModelProto, chosen: Sequence[Replacement], fits: Mapping[Any, Fit]) -> ModelProto:
     """The model with fits in the place of their layers."""
     found = [Replacement(c.layer, c.scheme, c.rank, fits[c.layer.key]) for c in chosen if c.layer.key in fits]
     return rewrite(Model(model), found, LayerWeights({}), 1, no_progress).proto
@@ -262,7 +265,7 @@ def test_the_highest_rank_of_interest() -> None:
 # Fits -------------------------------------------------------------------------------------------------------
 
 
-def check_errors(chosen: Sequence[Chosen], fits: Mapping[Any, Fit]) -> None:
+def check_errors(chosen: Sequence[Replacement], fits: Mapping[Any, Fit]) -> None:
     """All fits in place, each has the error that it states; the bias is among what is fitted."""
     model, made = network(), applied(network(), chosen, fits)
     for item in chosen:
@@ -368,7 +371,7 @@ def test_weights_in_files(tmp_path: Path, recorded: Recorded) -> None:
     path = stored_outside(tmp_path, network())
     loaded = load(path)
     found = {i.name: i for i in analyse(loaded.proto, folder=str(tmp_path)) if isinstance(i, Layer)}
-    chosen = [Chosen(found["conv1"], SCHEMES["channel-out"], (1,)), Chosen(found["conv2"], None)]
+    chosen = [Replacement(found["conv1"], SCHEMES["channel-out"], (1,)), Replacement(found["conv2"], None)]
     stored: list[Array] = []
 
     def store(spill: Spill, array: Array) -> TensorProto:
@@ -431,7 +434,7 @@ def test_full_rank_of_any_layer_is_exact(case: str) -> None:
         assert residuals.flat[-1] < 1e-9 * residuals.flat[0]
         assert residuals.flat[0] > 0.1
     for scheme, rank in task.schemes[:2]:
-        chosen = [Chosen(task.layer, scheme, rank)]
+        chosen = [Replacement(task.layer, scheme, rank)]
         fits = made.fit(chosen)
         assert fits[task.layer.key].error < 1e-9
         other = applied(model, chosen, fits)
@@ -566,7 +569,7 @@ def test_layers_out_of_reach(case: str) -> None:
     assert survey.problems == problems
     reached = {("", "a"), ("", "y")}
     assert {key for key, _ in survey.residuals} == survey.sensitivity.keys() == reached
-    chosen = [Chosen(layer, SCHEMES["channel-in"], (6,)) for layer in layers(model).values()]
+    chosen = [Replacement(layer, SCHEMES["channel-in"], (6,)) for layer in layers(model).values()]
     with pytest.MonkeyPatch.context() as patch:
         patch.delattr(Calibrator, "survey")  # what is known to be a problem is not looked at again
         fits = made.fit(chosen)
@@ -607,7 +610,7 @@ def test_rows_that_are_not_finite_are_left_out(value: float) -> None:
     assert surveys[0].problems == {}
     for offer, residuals in surveys[1].residuals.items():
         assert surveys[0].residuals[offer] == pytest.approx(residuals, rel=1e-4, abs=1e-9)
-    chosen = [Chosen(layer, SCHEMES["channel-in"], (2,)) for layer in layers(mlp()).values()]
+    chosen = [Replacement(layer, SCHEMES["channel-in"], (2,)) for layer in layers(mlp()).values()]
     fits = [made.fit(chosen) for made in (found, expected)]
     for key, fit in fits[1].items():
         assert fits[0][key].error == pytest.approx(fit.error, rel=1e-3)
@@ -619,7 +622,9 @@ def test_nothing_finite() -> None:
     survey = made.survey(tasks(mlp()))
     assert set(survey.problems.values()) == {"too few positions"}
     assert len(survey.problems) == 2
-    assert made.fit([Chosen(layer, SCHEMES["channel-in"], (2,)) for layer in layers(mlp()).values()]) == {}
+    assert (
+        made.fit([Replacement(layer, SCHEMES["channel-in"], (2,)) for layer in layers(mlp()).values()]) == {}
+    )
 
 
 def biased(**values: float) -> ModelProto:
@@ -679,7 +684,7 @@ def test_unusual_data(model: ModelProto, batches: Sequence[Array]) -> None:
     for residuals in survey.residuals.values():
         assert np.isfinite(residuals).all()
         assert residuals.flat[-1] <= max(1e-6 * residuals.flat[0], 1e-30)
-    chosen = [Chosen(item.layer, *item.schemes[0]) for item in found]
+    chosen = [Replacement(item.layer, *item.schemes[0]) for item in found]
     fits = made.fit(chosen)
     assert fits.keys() == judged
     made_of_fits = applied(model, chosen, fits)
@@ -756,7 +761,7 @@ def test_sensitivity_where_sizes_depend_on_values() -> None:
 def test_fits_where_sizes_depend_on_values() -> None:
     made = calibrator(compressing(), [normal(32, 4, seed=i) for i in range(10)])
     assert made.survey(tasks(compressing()), sensitivity=False).problems == {}
-    chosen = [Chosen(layer, SCHEMES["channel-in"], (1,)) for layer in layers(compressing()).values()]
+    chosen = [Replacement(layer, SCHEMES["channel-in"], (1,)) for layer in layers(compressing()).values()]
     assert made.fit(chosen).keys() == {("", "a")}
 
 

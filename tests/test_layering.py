@@ -32,7 +32,7 @@ LAYERS = [
     },
     {"onnxlr.judging", "onnxlr.rewriting"},
     {"onnxlr.calibration", "onnxlr.offers", "onnxlr.saving"},
-    {"onnxlr.subject", "onnxlr.sensitivity"},
+    {"onnxlr.subject", "onnxlr.sensitivity", "onnxlr.replacement"},
     {"onnxlr.positions"},
     {"onnxlr.network", "onnxlr.patches", "onnxlr.fitting", "onnxlr.chains"},
     {"onnxlr.feeds"},
