@@ -34,7 +34,10 @@ class Selector:
     """
 
     name = "energy"
-    help = "Keep this fraction of every weight's energy (sum of squared singular values).  [default: 0.95]"
+    help = (
+        "Keep this fraction of every weight's energy (sum of squared singular values)."
+        "  [default: 0.95, unless limits are given]"
+    )
     takes_value = True
     judges: Judges = "outputs"
 
