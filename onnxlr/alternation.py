@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, cg
 
 from onnxlr.ridge import mean_variance, ridged_cholesky
@@ -58,11 +57,10 @@ def improved_vectors(
             total = total + inner_of[t * rank : (t + 1) * rank] @ seen[:, :, t].reshape(-1, head)
         return total.ravel()
 
-    divided = [(ridged_cholesky(m, _RIDGE * mean_variance(m))[0], True) for m in (rows, columns)]
+    left, right = (_inverse(m, _RIDGE * mean_variance(m)) for m in (rows, columns))
 
     def precondition(flat: Float) -> Float:
-        half = linalg.cho_solve(divided[0], flat.reshape(rank, head))
-        return np.asarray(linalg.cho_solve(divided[1], half.T).T).ravel()
+        return np.asarray(left @ flat.reshape(rank, head) @ right).ravel()
 
     size = (rank * head, rank * head)
     solution, _ = cg(
@@ -74,3 +72,9 @@ def improved_vectors(
         M=LinearOperator(size, matvec=precondition, dtype=np.float64),
     )
     return np.asarray(solution).reshape(rank, head)
+
+
+def _inverse(matrix: Float, strength: float) -> Float:
+    """Of a covariance with a ridge; good enough to precondition with, and faster than two solves a step."""
+    root = np.linalg.inv(ridged_cholesky(matrix, strength)[0])
+    return np.asarray(root.T @ root)

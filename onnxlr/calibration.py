@@ -35,8 +35,14 @@ from passes.graph import Key, opset
 
 __all__ = ["Calibrator", "Survey", "Task"]
 
+Array = NDArray[Any]
+
 _PROBE = 0.03
 """Relative squared error of a layer's output whose effect on the network's outputs is measured."""
+
+
+_SMALL = 2**22
+"""Bytes of a run's inputs up to which several runs are in memory at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +123,7 @@ class Calibrator:
         if not by_key:
             return survey
         network = self._network(by_key)
-        activations = Activations(self._feeds.batches)
+        activations = Activations(self._feeds.batches, network.abreast)
         probes = Probes(network, activations.states) if sensitivity else None
         activations.advance(network.piece(0, activations.states[0]))
         for i, key in enumerate(network.order, 1):
@@ -149,7 +155,7 @@ class Calibrator:
             self.survey([Task(item.layer) for item in unknown], sensitivity=False)
         known = {item.layer.key: item for item in chosen if item.layer.key in self._records}
         network = self._network(known)
-        activations = Activations(self._feeds.batches)
+        activations = Activations(self._feeds.batches, network.abreast)
         fits: dict[Key, Fit] = {}
         change: Change | None = None
         for i, key in enumerate(network.order):
@@ -166,33 +172,40 @@ class Calibrator:
         return fits
 
     def _network(self, keys: Iterable[Key]) -> Network:
-        return Network(self._model, keys, self._device, self._threads)
+        """Small runs go on side by side; a large one ONNX Runtime shares out by itself."""
+        size = sum(array.nbytes for array in self._feeds.batches[0].values())
+        if self._device.name != "cpu" or size > _SMALL:
+            return Network(self._model, keys, self._device, self._threads)
+        return Network(self._model, keys, self._device, 1, min(self._threads or self._workers, self._workers))
 
     def _observe(
         self, subject: Subject, network: Network, index: int, activations: Activations
     ) -> tuple[_Record, list[Sample] | str]:
         """Run the piece that begins with a layer: its record, and its samples or what is wrong with them."""
         record, moments = _Record(replace(subject)), Moments(subject.offset is not None)
-        problems: list[str] = []
 
-        def look(run: int, before: State, after: State) -> None:
+        def look(run: int, before: State, after: State) -> tuple[_Run, Array] | str:
             value, output = before[subject.input_name], after[subject.output_name]
             positions, fitted = self._positions.of(subject.layer, run, output.shape)
             try:
                 x, y = subject.pairs(value, output, positions)
             except ValueError as error:
-                problems.append(str(error))
-                return
-            record.shapes.append((value.shape, output.shape))
-            record.targets.append(self._shelf.put(y))
-            moments.add(x[:fitted], y[:fitted])
-            moments.hold_out(x[fitted:], y[fitted:])
+                return str(error)
+            return _Run(value.shape, output.shape, positions, fitted, y), x
 
-        activations.advance(network.piece(index, activations.states[0], [subject.output_name]), look)
+        problems: list[str] = []
+        piece = network.piece(index, activations.states[0], [subject.output_name])
+        for seen in activations.watch(piece, look):
+            if isinstance(seen, str):
+                problems.append(seen)
+                continue
+            run, x = seen
+            record.runs.append(replace(run, y=self._shelf.put(run.y)))
+            run.add_to(moments, x)
         if problems:
             return record, problems[0]
         try:
-            samples = moments.samples()
+            samples = subject.samples(moments)
         except ValueError as error:
             return record, str(error)
         return record, subject.problem(samples) or samples
@@ -227,18 +240,17 @@ class Calibrator:
         """Run the piece that ends before a layer: x̂ with the y of the original; None if too few are left."""
         moments = Moments(subject.offset is not None)
 
-        def look(run: int, _: State, after: State) -> None:
-            value, (expected, shape) = after[subject.input_name], record.shapes[run]
-            if value.shape != expected:  # it depends on values, and its rows no longer belong to those of y
-                return
-            positions, fitted = self._positions.of(subject.layer, run, shape)
-            x, y = subject.inputs(value, shape, positions), record.targets[run]
-            moments.add(x[:fitted], y[:fitted])
-            moments.hold_out(x[fitted:], y[fitted:])
+        def look(run: int, _: State, after: State) -> Array | None:
+            value, seen = after[subject.input_name], record.runs[run]
+            if value.shape != seen.input_shape:  # it depends on values, and its rows are not those of y
+                return None
+            return subject.inputs(value, seen.output_shape, seen.positions)
 
-        activations.advance(piece, look)
+        for run, x in zip(record.runs, activations.watch(piece, look), strict=True):
+            if x is not None:
+                run.add_to(moments, x)
         try:
-            return moments.samples()
+            return subject.samples(moments)
         except ValueError:
             return None
 
@@ -252,16 +264,31 @@ class Calibrator:
         )
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """What is kept of one run: `fitted` of the positions, from the first on, are to fit on."""
+
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    positions: NDArray[Any]
+    fitted: int
+    y: Array
+
+    def add_to(self, moments: Moments, x: Array) -> None:
+        """Enter y with what is x there."""
+        moments.add(x[: self.fitted], self.y[: self.fitted])
+        moments.hold_out(x[self.fitted :], self.y[self.fitted :])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Record:
-    """What is kept of a layer in the original: of each run the shapes of input and output, and y.
+    """What is kept of a layer in the original.
 
     Its subject is a copy that has read no weight; a pass works on a copy of its own.
     """
 
     subject: Subject
-    shapes: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
-    targets: list[NDArray[Any]] = field(default_factory=list)
+    runs: list[_Run] = field(default_factory=list)
 
 
 def _out_of_reach(layers: Sequence[Layer]) -> dict[Key, str]:

@@ -104,7 +104,12 @@ def _judged(
     composed = compose(factors, links, shape[0]).reshape(shape)
     scales = _scales(composed, samples)
     scaled = (*factors[:-1], _scaled(factors[-1], scales))
-    return [(_error(composed, samples), factors), (_error(composed * scales[..., None], samples), scaled)]
+    plain, better = 0.0, 0.0
+    for sample, weight, scale in zip(samples, composed, scales, strict=True):
+        outputs = sample.predict(weight)
+        plain += sample.error_of(outputs)
+        better += sample.error_of(outputs * scale.astype(np.float32))
+    return [(plain, factors), (better, scaled)]
 
 
 def fit_of(

@@ -52,9 +52,28 @@ class Sample:
         """E‖y‖² on held-out pairs."""
         return _mean_square(self.outputs)
 
+    def predict(self, weight: Array) -> Array:
+        """W x of held-out pairs, `(held, M)`, for a weight `(M, D)`."""
+        predicted: Array = self.inputs @ weight.T.astype(np.float32)
+        return predicted
+
+    def error_of(self, predicted: Array) -> float:
+        """E‖y − ŷ‖² on held-out pairs, for ŷ `(held, M)`."""
+        return _mean_square(self.outputs - predicted)
+
     def error(self, weight: Array) -> float:
         """E‖y − W x‖² on held-out pairs, for a weight `(M, D)`."""
-        return _mean_square(self.outputs - self.inputs @ weight.T.astype(np.float32))
+        return self.error_of(self.predict(weight))
+
+    def with_inputs(self, order: NDArray[np.intp]) -> Sample:
+        """This sample with the entries of x in another order, or with some of them only."""
+        return replace(
+            self,
+            covariance=self.covariance[order][:, order],
+            crosses=tuple(cross[:, order] for cross in self.crosses),
+            input_mean=self.input_mean[order],
+            inputs=self.inputs[:, order],
+        )
 
     def with_crosses(self, *crosses: Float) -> Sample:
         """This sample with other targets to regress to; what it is judged by stays."""
@@ -80,18 +99,29 @@ class Moments:
     def __init__(self, centred: bool = True) -> None:
         self._centred = centred
         self._count = 0
-        self._buffer: list[tuple[Array, Array]] = []
+        self._rows = 0
+        self._buffers: list[Array] = []
         self._held: list[tuple[Array, Array]] = []
         self._sums: list[list[Float]] = []
-        self._shift: tuple[Array, Array] | None = None
+        self._shifts: list[Array] = []
 
     def add(self, x: Array, y: Array) -> None:
         """Add pairs, `(pairs, group, D)` and `(pairs, group, M)`; any with NaN or infinities are left out."""
-        x, y = _finite(x, y)
-        if len(x):
-            self._buffer.append((x, y))
-        if sum(len(part) for part, _ in self._buffer) >= _BUFFER:
-            self._flush()
+        pairs = _finite(x, y)
+        count = len(pairs[0])
+        if count and not self._shifts:
+            self._shifts = [part.mean(axis=0) * np.float32(self._centred) for part in pairs]
+            self._buffers = [np.empty((_BUFFER, *part.shape[1:]), np.float32) for part in pairs]
+            self._sums = [[np.zeros(()) for _ in range(4)] for _ in self._shifts[0]]
+        start = 0
+        while start < count:
+            stop = min(count, start + _BUFFER - self._rows)
+            end = self._rows + stop - start
+            for buffer, part, shift in zip(self._buffers, pairs, self._shifts, strict=True):
+                np.subtract(part[start:stop], shift, out=buffer[self._rows : end])
+            start, self._rows = stop, end
+            if end == _BUFFER:
+                self._flush()
 
     def hold_out(self, x: Array, y: Array) -> None:
         """Keep pairs to judge by; shapes as in `add`."""
@@ -107,27 +137,20 @@ class Moments:
         """
         self._flush()
         held = sum(len(x) for x, _ in self._held)
-        if self._shift is None or not held:
+        if not self._shifts or not held:
             raise ValueError("too few positions")
         xs, ys = (np.concatenate(parts) for parts in zip(*self._held, strict=True))
-        shifts = zip(*self._shift, strict=True)
+        shifts = zip(*self._shifts, strict=True)
         groups = zip(self._sums, shifts, xs.swapaxes(0, 1), ys.swapaxes(0, 1), strict=True)
         if not all(np.isfinite(total).all() for sums in self._sums for total in sums):
             raise ValueError("its numbers are too large")
         return [self._sample(sums, shift, x, y) for sums, shift, x, y in groups]
 
     def _flush(self) -> None:
-        if not self._buffer:
-            return
-        x, y = (np.concatenate(parts).swapaxes(0, 1) for parts in zip(*self._buffer, strict=True))
-        self._buffer = []
-        if self._shift is None:
-            keep = np.float32(self._centred)
-            self._shift = x.mean(axis=1) * keep, y.mean(axis=1) * keep
-            self._sums = [[np.zeros(()) for _ in range(4)] for _ in x]
-        self._count += x.shape[1]
-        for sums, a, b, a0, b0 in zip(self._sums, x, y, *self._shift, strict=True):
-            u, v = a - a0, b - b0
+        self._count += self._rows
+        parts = [buffer[: self._rows].swapaxes(0, 1) for buffer in self._buffers]
+        self._rows = 0
+        for sums, u, v in zip(self._sums, *parts, strict=True):
             for i, part in enumerate((u.sum(axis=0), v.sum(axis=0), _gram(u), v.T @ u)):
                 sums[i] = sums[i] + part
 
@@ -144,7 +167,7 @@ class Moments:
 
 
 def _mean_square(rows: Array) -> float:
-    return float(np.square(rows).sum(axis=1, dtype=np.float64).mean())
+    return float(np.einsum("nm,nm->n", rows, rows).mean(dtype=np.float64))
 
 
 def _gram(rows: Array) -> Array:
@@ -160,5 +183,7 @@ def _gram(rows: Array) -> Array:
 
 
 def _finite(x: Array, y: Array) -> tuple[Array, Array]:
+    if np.isfinite(x.sum()) and np.isfinite(y.sum()):  # much faster than to look at every number
+        return x, y
     finite = np.isfinite(x).all(axis=(1, 2)) & np.isfinite(y).all(axis=(1, 2))
     return (x, y) if finite.all() else (x[finite], y[finite])

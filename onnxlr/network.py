@@ -6,8 +6,8 @@ until the last node that reads it has run. Beyond a budget of memory it is kept 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from onnx import ModelProto, TypeProto, helper
@@ -15,6 +15,7 @@ from onnx import ModelProto, TypeProto, helper
 from onnxlr.errors import DataError
 from onnxlr.feeds import Feed
 from onnxlr.model_file import Model
+from onnxlr.parallel import map_in_order
 from onnxlr.runtime import Device, Session
 from onnxlr.shelf import Shelf
 from passes.cut import cut, reads_between, values_between
@@ -25,7 +26,7 @@ __all__ = ["Activations", "Network", "State"]
 State = dict[str, Any]
 """Values of one run by name: those that are still needed."""
 
-Look = Callable[[int, State, State], None]
+T = TypeVar("T")
 
 
 class Network:
@@ -35,14 +36,18 @@ class Network:
         model: left alone.
         nodes: keys of nodes of the main graph, in any order.
         device: where to run.
-        threads: of ONNX Runtime, 0 for its default.
+        threads: of ONNX Runtime for one run, 0 for its default.
+        abreast: runs that go on at the same time, each in a thread of its own.
 
     Attributes:
+        abreast: as above.
         order: the nodes' keys in graph order; piece i ends before node i, and piece i + 1 begins with it.
     """
 
-    def __init__(self, model: Model, nodes: Iterable[Key], device: Device, threads: int = 0) -> None:
-        self._model, self._device, self._threads = model, device, threads
+    def __init__(
+        self, model: Model, nodes: Iterable[Key], device: Device, threads: int = 0, abreast: int = 1
+    ) -> None:
+        self._model, self._device, self._threads, self.abreast = model, device, threads, abreast
         places = {("", next(iter(n.output), "")): i for i, n in enumerate(model.proto.graph.node)}
         self.order = sorted(nodes, key=places.__getitem__)
         self._ends = [places[key] for key in self.order] + [len(model.proto.graph.node)]
@@ -117,28 +122,43 @@ class Activations:
 
     Args:
         feeds: one for each run.
+        abreast: see `Network`.
     """
 
-    def __init__(self, feeds: Iterable[Feed]) -> None:
+    def __init__(self, feeds: Iterable[Feed], abreast: int = 1) -> None:
         shelf = Shelf()
+        self._abreast = abreast
         self.states: list[State] = [_shelved(feed, shelf) for feed in feeds]
 
-    def advance(self, piece: Piece, look: Look | None = None) -> None:
-        """Run a piece on every state.
+    def advance(self, piece: Piece) -> None:
+        """Run a piece on every state."""
+        for _ in self.watch(piece, lambda *_: None):
+            pass
+
+    def watch(self, piece: Piece, look: Callable[[int, State, State], T]) -> Iterator[T]:
+        """Run a piece on every state, as what is seen is asked for.
 
         Args:
             piece: what to run.
             look: called with the number of each run, its state before the piece, and behind it with the extra
-                values; these are dropped then.
+                values; these are dropped then. Several calls may go on at the same time.
+
+        Yields:
+            What `look` sees, in the order of the runs.
         """
         shelf = Shelf()
-        for number, before in enumerate(self.states):
+
+        def step(number: int) -> tuple[State, T]:
+            before = self.states[number]
             after = piece.run(before)
-            if look is not None:
-                look(number, before, after)
+            seen = look(number, before, after)
             for name in piece.extra:
                 del after[name]
+            return after, seen
+
+        for number, (after, seen) in enumerate(map_in_order(step, range(len(self.states)), self._abreast)):
             self.states[number] = _shelved(after, shelf)
+            yield seen
 
 
 def _shelved(state: Mapping[str, Any], shelf: Shelf) -> State:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from functools import cache, wraps
 from typing import ParamSpec, TypeVar
 
@@ -12,7 +13,15 @@ from threadpoolctl import ThreadpoolController
 
 from onnxlr.conv import ConvSpec
 
-__all__ = ["Progress", "available_cores", "gram_work", "map_layers", "no_progress", "one_blas_thread"]
+__all__ = [
+    "Progress",
+    "available_cores",
+    "gram_work",
+    "map_in_order",
+    "map_layers",
+    "no_progress",
+    "one_blas_thread",
+]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -81,3 +90,24 @@ def map_layers(
             results[started[future]] = future.result()
             report(len(results))
     return [results[i] for i in range(len(items))]
+
+
+def map_in_order(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+    """`map(function, items)`, computed in threads, only a few results ahead of their use.
+
+    Args:
+        function: releases Python's lock where it spends its time.
+        items: what to compute.
+        workers: number of threads.
+    """
+    if workers == 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        started: deque[Future[R]] = deque()
+        for item in items:
+            started.append(pool.submit(function, item))
+            if len(started) > workers:
+                yield started.popleft().result()
+        while started:
+            yield started.popleft().result()

@@ -212,9 +212,10 @@ class NestedRegression:
         for ridge in RIDGES[1:]:
             strength = ridge * mean_variance(self.covariance)
             factor, weight = ridged_cholesky(self.covariance[:count, :count], strength)
-            for i, cross in enumerate(self._crosses):
-                target = cross[:, :count] + weight * self._features.prior[:, :count]
-                found.append(self._judged(rank, linalg.cho_solve((factor, True), target.T).T, i))
+            drawn = [cross[:, :count] + weight * self._features.prior[:, :count] for cross in self._crosses]
+            solved = linalg.cho_solve((factor, True), np.concatenate(drawn).T, check_finite=False).T
+            parts = np.split(solved, len(drawn))
+            found.extend(self._judged(rank, part, i) for i, part in enumerate(parts))
         return min(found, key=lambda solution: solution.error)
 
     def inputs_of(self, rank: int) -> Sample:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxlr.network import Network, State
+from onnxlr.network import Network, Piece, State
+from onnxlr.parallel import map_in_order
 from onnxlr.positions import held_out_runs
 
 __all__ = ["Probes"]
@@ -32,7 +33,7 @@ class Probes:
         count = min(_RUNS, len(held_out))
         self._runs = [held_out[i * len(held_out) // count] for i in range(count)]
         whole = network.piece(0, states[0], until=len(network.order))
-        self._expected = [self._outputs(whole.run(states[run])) for run in self._runs]
+        self._expected = list(self._outputs_of(whole, states))
 
     def measure(
         self, index: int, states: Sequence[State], change: Callable[[ModelProto], ModelProto]
@@ -47,13 +48,17 @@ class Probes:
         piece = self._network.piece(index, states[0], change=change, until=len(self._network.order))
         wrong: defaultdict[str, float] = defaultdict(float)
         right: defaultdict[str, float] = defaultdict(float)
-        for run, expected in zip(self._runs, self._expected, strict=True):
-            for name, value in self._outputs(piece.run(states[run])).items():
+        for found, expected in zip(self._outputs_of(piece, states), self._expected, strict=True):
+            for name, value in found.items():
                 reference = expected[name]
                 wrong[name] += _energy(_difference(value, reference))
                 right[name] += _energy(reference)
         ratios = [wrong[name] / right[name] for name in wrong if right[name] > 0]
         return float(np.mean(ratios)) if ratios else 0.0
+
+    def _outputs_of(self, piece: Piece, states: Sequence[State]) -> Iterator[dict[str, NDArray[np.float64]]]:
+        ahead = [states[run] for run in self._runs]
+        return map_in_order(lambda state: self._outputs(piece.run(state)), ahead, self._network.abreast)
 
     def _outputs(self, state: State) -> dict[str, NDArray[np.float64]]:
         """The outputs that are numbers."""

@@ -15,8 +15,8 @@ from onnxlr.chains import Site
 from onnxlr.conv import ConvSpec
 from onnxlr.fitting import Fit
 from onnxlr.layer import Layer
-from onnxlr.moments import Sample
-from onnxlr.patches import input_rows, output_rows
+from onnxlr.moments import Moments, Sample
+from onnxlr.patches import input_rows, output_rows, weight_order
 from onnxlr.schemes import Scheme
 from passes import replace_with_chain
 from passes.constants import Constants
@@ -98,6 +98,8 @@ class Subject:
     def pairs(self, value: Array, output: Array, positions: Array) -> tuple[Array, Array]:
         """x and y, `(positions, group, ·)`, at positions of one run; y by alpha, or W x if `offset` is None.
 
+        x is numbered as `onnxlr.patches` does.
+
         Raises:
             ValueError: see `onnxlr.patches`.
         """
@@ -111,6 +113,14 @@ class Subject:
         turned = Site.of(self.layer, (), self.node).turns_input
         x = input_rows(self.layer, value, shape, positions, turned)
         return self._through(x) if self._has_stand_in else x
+
+    def samples(self, moments: Moments) -> list[Sample]:
+        """The samples of moments of `pairs`, their x numbered as a row of `weight()` is.
+
+        Raises:
+            ValueError: see `Moments.samples`.
+        """
+        return [sample.with_inputs(weight_order(self.conv)) for sample in moments.samples()]
 
     def problem(self, samples: Sequence[Sample]) -> str | None:
         """Why samples of the original are not what the layer computes, if they are not."""
@@ -150,12 +160,19 @@ class Subject:
         """Read once for all runs of a pass, and gone with this object."""
         return self.layer.read_weight()
 
+    @cached_property
+    def _reader(self) -> Array:
+        """W as x is numbered, transposed."""
+        columns = np.empty(self._matrices().shape, np.float32)
+        columns[:, :, weight_order(self.layer.conv)] = self._matrices()
+        return columns.swapaxes(1, 2)
+
     def _matrices(self) -> Array:
         group = self.layer.conv.group
         return self._own_weight.reshape(group, self.layer.conv.out_channels // group, -1)
 
     def _through(self, x: Array) -> Array:
-        seen: Array = np.einsum("ngd,gmd->ngm", x, self._matrices().astype(np.float32), optimize=True)
+        seen: Array = np.matmul(x.swapaxes(0, 1), self._reader).swapaxes(0, 1)
         return seen
 
     def _lifted(self, factor: Array) -> Array:

@@ -173,11 +173,11 @@ def test_extra_values_are_seen_and_dropped() -> None:
     activations.advance(cut.piece(0, activations.states[0]))
     piece = cut.piece(1, activations.states[0], ["b", "c"])
     assert piece.extra == []
-    activations.advance(piece, look)
+    assert list(activations.watch(piece, look)) == [None, None]
     assert seen == [(i, {"x", "a"}, {"x", "a", "b", "c"}) for i in range(2)]
     seen.clear()
     activations = Activations(feeds)
-    activations.advance(cut.piece(0, activations.states[0], until=2, extra=["c"]), look)
+    list(activations.watch(cut.piece(0, activations.states[0], until=2, extra=["c"]), look))
     assert seen == [(i, {"x"}, {"c", "y"}) for i in range(2)]
     assert all(state.keys() == {"y"} for state in activations.states)
 

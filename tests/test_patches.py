@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxlr.analysis import analyse
 from onnxlr.layer import Layer
-from onnxlr.patches import count_positions, input_rows, output_rows
+from onnxlr.patches import count_positions, input_rows, output_rows, weight_order
 from tests.builders import (
     Array,
     conv_model,
@@ -134,9 +134,10 @@ def attribute(model: ModelProto, name: str, default: float) -> float:
 
 
 def weights(layer: Layer) -> Array:
-    """`(group, M / group, D)`."""
+    """`(group, M / group, D)`, numbered as x is."""
     w = layer.layout.load(layer.weight.read(), layer.conv)
-    return w.reshape(layer.conv.group, layer.conv.out_channels // layer.conv.group, -1)
+    w = w.reshape(layer.conv.group, layer.conv.out_channels // layer.conv.group, -1)
+    return w[:, :, np.argsort(weight_order(layer.conv))]
 
 
 def check(model: ModelProto) -> None:
@@ -198,13 +199,13 @@ def test_of_a_sample_without_positions_nothing_is_taken() -> None:
 def test_padding_is_zero_whatever_the_input() -> None:
     layer = only_layer(conv_model(weight(6, 4, 3, 3), (3, 3), pads=[1, 1, 1, 1]))
     x = np.full((1, 4, 3, 3), 5, np.float32)
-    vectors = input_rows(layer, x, (1, 6, 3, 3), np.arange(9)).reshape(3, 3, 4, 3, 3)
+    vectors = input_rows(layer, x, (1, 6, 3, 3), np.arange(9)).reshape(3, 3, 3, 3, 4)
     inside = np.ones((3, 3, 3, 3), bool)
     for place, end in itertools.product((0, 1), (0, -1)):
         index: list[Any] = [slice(None)] * 4
         index[place], index[2 + place] = end, end
         inside[tuple(index)] = False
-    assert np.array_equal(vectors, np.where(inside[:, :, None], 5, 0).repeat(4, axis=2))
+    assert np.array_equal(vectors, np.where(inside[..., None], 5, 0).repeat(4, axis=4))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -15,7 +15,7 @@ from onnxlr.analysis import analyse
 from onnxlr.fitting import Fit, compose
 from onnxlr.layer import Layer
 from onnxlr.moments import Moments
-from onnxlr.patches import count_positions
+from onnxlr.patches import count_positions, weight_order
 from onnxlr.schemes import all_schemes
 from onnxlr.spill import Spill
 from onnxlr.subject import Subject
@@ -142,8 +142,10 @@ def all_pairs(model: ModelProto, subject: Subject) -> tuple[Array, Array]:
 
 
 def matrices(subject: Subject) -> Array:
+    """W, numbered as x is."""
     group = subject.conv.group
-    return subject.weight().reshape(group, subject.conv.out_channels // group, -1)
+    w = subject.weight().reshape(group, subject.conv.out_channels // group, -1)
+    return w[:, :, np.argsort(weight_order(subject.conv))]
 
 
 @pytest.mark.parametrize("case", MODELS)
@@ -166,7 +168,7 @@ def test_outputs_that_are_not_explained(noise: float) -> None:
     moments = Moments()
     moments.add(x[:3000], y[:3000])
     moments.hold_out(x[3000:], y[3000:])
-    problem = subject.problem(moments.samples())
+    problem = subject.problem(subject.samples(moments))
     assert problem == ("its inputs do not explain its outputs" if noise > 1e-3 else None)
 
 
