@@ -135,10 +135,10 @@ class _OneByOne(Calibrator):
     def __init__(self, calibrator: Calibrator) -> None:
         vars(self).update(vars(calibrator))
 
-    def fit(self, chosen: Sequence[Replacement]) -> dict[Key, Fit]:
+    def fit(self, chosen: Sequence[Replacement], workers: int | None = None) -> dict[Key, Fit]:
         """See `Calibrator`; what stays one layer is left as it is."""
         fits: dict[Key, Fit] = {}
         for item in chosen:
             if item.scheme is not None:
-                fits |= super().fit([item])
+                fits |= super().fit([item], workers)
         return fits

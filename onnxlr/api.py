@@ -195,7 +195,7 @@ def sweep(
     gate: str = "macs",
     input_shapes: InputShapes | None = None,
     calibration: Calibration | str | None = None,
-    checks: Checks | None = Checks(latency_seconds=0.3),
+    checks: Checks | None = Checks(latency_seconds=0.2),
     workers: int | None = None,
     progress: Progress = no_progress,
 ) -> Sweep:

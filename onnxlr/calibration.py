@@ -122,7 +122,7 @@ class Calibrator:
         by_key = {task.layer.key: task for task in tasks if task.layer.key not in survey.problems}
         if not by_key:
             return survey
-        network = self._network(by_key)
+        network = self._network(by_key, self._workers)
         activations = Activations(self._feeds.batches, network.abreast)
         probes = Probes(network, activations.states) if sensitivity else None
         activations.advance(network.piece(0, activations.states[0]))
@@ -144,17 +144,23 @@ class Calibrator:
         return survey
 
     @one_blas_thread
-    def fit(self, chosen: Sequence[Replacement]) -> dict[Key, Fit]:
+    def fit(self, chosen: Sequence[Replacement], workers: int | None = None) -> dict[Key, Fit]:
         """Fits of layers, each with the fits of those before it in place.
 
         Layers with problems have none, nor has one that is to stay one node and would be no better for it.
+        Several threads may fit at the same time what the survey saw.
+
+        Args:
+            chosen: what shall replace what.
+            workers: number of cores to use; None: all that the calibrator has.
         """
+        workers = workers or self._workers
         seen = self._records.keys() | self._problems
         unknown = [item for item in chosen if item.layer.key not in seen]
         if unknown:  # a plan that was made elsewhere
             self.survey([Task(item.layer) for item in unknown], sensitivity=False)
         known = {item.layer.key: item for item in chosen if item.layer.key in self._records}
-        network = self._network(known)
+        network = self._network(known, workers)
         activations = Activations(self._feeds.batches, network.abreast)
         fits: dict[Key, Fit] = {}
         change: Change | None = None
@@ -163,7 +169,7 @@ class Calibrator:
             subject = replace(record.subject)
             piece = network.piece(i, activations.states[0], change=change)
             samples = self._collect(subject, record, piece, activations)
-            fit = None if samples is None else self._fit(item, subject, samples)
+            fit = None if samples is None else self._fit(item, subject, samples, workers)
             change = None
             if fit is not None:
                 fits[key] = fit
@@ -171,12 +177,12 @@ class Calibrator:
             self._progress("Fitting", i + 1, len(network.order))
         return fits
 
-    def _network(self, keys: Iterable[Key]) -> Network:
+    def _network(self, keys: Iterable[Key], workers: int) -> Network:
         """Small runs go on side by side; a large one ONNX Runtime shares out by itself."""
         size = sum(array.nbytes for array in self._feeds.batches[0].values())
         if self._device.name != "cpu" or size > _SMALL:
             return Network(self._model, keys, self._device, self._threads)
-        return Network(self._model, keys, self._device, 1, min(self._threads or self._workers, self._workers))
+        return Network(self._model, keys, self._device, 1, min(self._threads or workers, workers))
 
     def _observe(
         self, subject: Subject, network: Network, index: int, activations: Activations
@@ -254,13 +260,13 @@ class Calibrator:
         except ValueError:
             return None
 
-    def _fit(self, item: Replacement, subject: Subject, samples: list[Sample]) -> Fit | None:
+    def _fit(self, item: Replacement, subject: Subject, samples: list[Sample], workers: int) -> Fit | None:
         weight = subject.weight()
         if item.scheme is None:
             fit = refit_layer(subject.conv, weight, samples)
             return None if fit is None else subject.finished(fit)
         return subject.finished(
-            fit_layer(subject.conv, weight, samples, item.scheme, item.rank, self._refine, self._workers)
+            fit_layer(subject.conv, weight, samples, item.scheme, item.rank, self._refine, workers)
         )
 
 

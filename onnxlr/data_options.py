@@ -145,4 +145,4 @@ def _checks(seconds: float, each: str = "") -> Callable[[Command], Command]:
 
 
 CHECKS = _checks(5.0)
-SWEEP_CHECKS = _checks(0.3, " at each point")
+SWEEP_CHECKS = _checks(0.2, " at each point")

@@ -23,7 +23,7 @@ from onnxlr.judging import Judgement, judge_outputs, judge_weights
 from onnxlr.layer import Layer, Skipped
 from onnxlr.model_file import Model, model_hash
 from onnxlr.offers import GATES, Prospect, find_prospects
-from onnxlr.parallel import Progress
+from onnxlr.parallel import Progress, map_in_order, one_blas_thread
 from onnxlr.plan import BeforeAfter, Plan, PlannedLayer
 from onnxlr.planning import filter_layers, plan_layers
 from onnxlr.replacement import Replacement
@@ -164,6 +164,21 @@ class Job:
         Raises:
             PlanError: the plan is for another model, or names layers, schemes or ranks that do not exist.
         """
+        return self._apply(plan, self._workers)
+
+    @one_blas_thread
+    def apply_all(self, plans: Sequence[Plan]) -> list[Model]:
+        """Apply several plans at the same time: to fit layer after layer leaves cores idle.
+
+        Raises:
+            PlanError: the plan is for another model, or names layers, schemes or ranks that do not exist.
+        """
+        share = max(1, self._workers // max(1, len(plans)))
+        return list(
+            map_in_order(lambda plan: self._apply(plan, share), plans, min(len(plans), self._workers))
+        )
+
+    def _apply(self, plan: Plan, workers: int) -> Model:
         if plan.model.get("hash") != self.identity["hash"]:
             raise PlanError(
                 f"the plan was made for '{plan.model.get('name')}' ({plan.model.get('hash')}), "
@@ -173,9 +188,9 @@ class Job:
         replacements = [_replacement(planned, layers) for planned in plan.layers]
         if len({item.layer.name for item in replacements}) < len(replacements):
             raise PlanError("the plan names a layer twice")
-        fitted = self._fitted(replacements)
+        fitted = self._fitted(replacements, workers)
         prepared, _ = self._prepare({item.layer.key for item in fitted})
-        return rewrite(prepared, fitted, self._weights, self._workers, self._progress)
+        return rewrite(prepared, fitted, self._weights, workers, self._progress)
 
     def _sizes_of_data(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the inputs, as the data have them."""
@@ -207,14 +222,14 @@ class Job:
             self._judged = key, found, judgement
         return self._judged[1], self._judged[2]
 
-    def _fitted(self, replacements: Sequence[Replacement]) -> list[Replacement]:
+    def _fitted(self, replacements: Sequence[Replacement], workers: int) -> list[Replacement]:
         """Replacements with factors fitted on the outputs, if there are data, and the last layer refitted."""
         if self._calibrator is None or not replacements:
             return list(replacements)
         wanted, last = list(replacements), self._last_dense()
         if last is not None and all(item.layer.key != last.key for item in replacements):
             wanted.append(Replacement(last, None))
-        fits = self._calibrator.fit(wanted)
+        fits = self._calibrator.fit(wanted, workers)
         fitted = [replace(item, fit=fits.get(item.layer.key)) for item in wanted]
         return [item for item in fitted if item.scheme is not None or item.fit is not None]
 

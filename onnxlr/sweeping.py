@@ -8,6 +8,7 @@ from onnxlr.budgets import Budgets
 from onnxlr.checking import CheckResult, Reference
 from onnxlr.errors import UsageError
 from onnxlr.job import Job, Selection
+from onnxlr.model_file import Model
 from onnxlr.parallel import Progress
 from onnxlr.plan import Plan
 from onnxlr.report import installed_versions
@@ -19,6 +20,10 @@ __all__ = ["find_targets", "sweep_budgets"]
 
 _DIGITS = 4
 """Decimals of a target; they are in the names of plans."""
+
+
+_ABREAST = 2
+"""Results that are in memory at the same time."""
 
 
 def find_targets(points: int, lowest: float, unit: str) -> list[float]:
@@ -68,21 +73,21 @@ def sweep_budgets(
     if reference is not None:
         reference.check(job.original, timed=False)  # the data are looked at before long work
     budgets = Budgets(job, selection, unit)
-    points: list[SweepPoint] = []
-    unreachable: list[Unreachable] = []
-    notes: list[str] = []
-    for done, target in enumerate(targets):
-        progress("Sweeping", done, len(targets))
-        plan = budgets.plan(target)
-        if isinstance(plan, str):
-            unreachable.append(Unreachable(target, plan))
-            continue
-        point, found = _point(job, target, plan, reference)
-        points.append(point)
-        notes.extend(found)
-    progress("Sweeping", len(targets), len(targets))
-    if not points:
+    planned = [(target, budgets.plan(target)) for target in targets]
+    unreachable = [Unreachable(target, plan) for target, plan in planned if isinstance(plan, str)]
+    reached = [(target, plan) for target, plan in planned if not isinstance(plan, str)]
+    if not reached:
         raise UsageError(f"no point can be reached: {unreachable[0].reason}")
+    points: list[SweepPoint] = []
+    notes: list[str] = []
+    progress("Sweeping", 0, len(reached))
+    for start in range(0, len(reached), _ABREAST):
+        some = reached[start : start + _ABREAST]
+        for (target, plan), model in zip(some, job.apply_all([plan for _, plan in some]), strict=True):
+            point, found = _point(job, target, plan, model, reference)
+            points.append(point)
+            notes.extend(found)
+            progress("Sweeping", len(points), len(reached))
     problem = plot_problem()
     settings = {key: value for key, value in budgets.nothing.settings.items() if key != f"target-{unit}"}
     return Sweep(
@@ -97,9 +102,8 @@ def sweep_budgets(
 
 
 def _point(
-    job: Job, target: float, plan: Plan, reference: Reference | None
+    job: Job, target: float, plan: Plan, model: Model, reference: Reference | None
 ) -> tuple[SweepPoint, Sequence[str]]:
     """A point, and what the user should know of it."""
-    model = job.apply(plan)
     checked = CheckResult(None, None, ()) if reference is None else reference.check(model)
     return SweepPoint(target, plan, job.totals(model), checked.validation, checked.latency), checked.notes
