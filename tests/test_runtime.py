@@ -231,3 +231,12 @@ def test_the_model_is_left_alone() -> None:
 
 def test_version() -> None:
     assert ort_version().count(".") >= 2
+
+
+def test_nodes_are_timed() -> None:
+    session = Session(Model(gemm_model(W), name="net.onnx"), find_device("cpu"), 1, profiled=True)
+    for _ in range(3):
+        session.run({"x": weight(3, 8)})
+    times = session.node_times()
+    assert [time.op_type for time in times] == ["Gemm"] * 3
+    assert all(0 < time.seconds < 1 for time in times)
