@@ -10,7 +10,7 @@ from onnx import ModelProto
 
 from onnxlr.calibration_data import Calibration
 from onnxlr.checking import CheckResult, Checks, Reference, run_checks
-from onnxlr.errors import ModelError
+from onnxlr.errors import ModelError, UsageError
 from onnxlr.inspection import Inspection
 from onnxlr.job import Job, Selection, find_schemes
 from onnxlr.model_file import Model, load
@@ -18,8 +18,9 @@ from onnxlr.parallel import Progress, available_cores, no_progress
 from onnxlr.plan import Plan
 from onnxlr.report.curve import Sweep
 from onnxlr.result import Result, make_result
+from onnxlr.reverting import describe_times, keep_faster, time_layers
 from onnxlr.rules import default_rule, find_rule
-from onnxlr.searching import search
+from onnxlr.searching import Trial, search
 from onnxlr.selectors import RankSelector
 from onnxlr.sweeping import find_targets, sweep_budgets
 from onnxlr.validation import Limits
@@ -143,6 +144,8 @@ def optimize(
     input_shapes: InputShapes | None = None,
     calibration: Calibration | str | None = None,
     checks: Checks | None = Checks(),
+    keep_slower: bool = False,
+    verify_layers: bool = False,
     workers: int | None = None,
     progress: Progress = no_progress,
 ) -> Result:
@@ -151,15 +154,22 @@ def optimize(
     With limits and no rule to choose ranks by, the cheapest plan that keeps the limits is searched: budgets
     of MACs (of parameters, where MACs are unknown) are bisected, and the best plan for each is tried.
 
+    Where latency is measured and the result is not faster beyond noise, replacements are reverted, those
+    first whose chain takes at least as long in place as its layer; if nothing is faster, the result is the
+    original. A note says so. Not with `target_params`, which asks for size, nor with the gate `none`.
+
     Args:
         checks: data, limits and device; None to run neither model. Without data of their own they use those
-            of `calibration`. Whether the limits held is in `result.report.validation.passed`. Other arguments
-            and errors as in `plan`.
+            of `calibration`. Whether the limits held is in `result.report.validation.passed`.
+        keep_slower: whether to leave a result as it is that is not faster.
+        verify_layers: whether to time every replaced layer in place, from ONNX Runtime's profile. On a GPU it
+            tells nothing of single layers. Other arguments and errors as in `plan`.
 
     Raises:
         DataError: data do not fit the model.
         ProviderError: the device is not there.
-        UsageError: limits are to be searched for that not even the original keeps.
+        UsageError: limits are to be searched for that not even the original keeps, or layers to be timed
+            without checks.
         OnnxlrError: what `plan` raises.
 
     >>> result = optimize("model.onnx", energy=0.9)  # doctest: +SKIP
@@ -171,15 +181,18 @@ def optimize(
     selection = Selection(rule or default_rule(), find_schemes(schemes), include, exclude, align, gate)
     job = _start(source, input_shapes, workers, progress, calibration)
     if checks is None:
+        if verify_layers:
+            raise UsageError("verify_layers needs checks: layers are timed on their data")
         made = job.plan(selection)
         return make_result(job, made, job.apply(made))
     checks, notes = _completed(checks, input_shapes, job.calibration)
-    if rule is None and checks.limits != Limits():
-        found = search(job, selection, Reference(job.original, checks, progress, kept=True), progress)
-        return make_result(job, found.plan, found.model, checks, found.checked, (*notes, found.note))
-    made = job.plan(selection)
-    model = job.apply(made)
-    return make_result(job, made, model, checks, run_checks(job.original, model, checks, progress), notes)
+    trial, reference = _try(job, selection, checks, rule is None and checks.limits != Limits(), progress)
+    if not keep_slower and gate != "none":
+        trial = keep_faster(job, trial, reference, sized=selection.selector.name == "target-params")
+    times = time_layers(job, trial, reference) if verify_layers else None
+    told = () if times is None else describe_times(trial.plan.layers, times)
+    notes = (*notes, *trial.notes, *told)
+    return make_result(job, trial.plan, trial.model, checks, trial.checked, notes, times)
 
 
 def sweep(
@@ -255,6 +268,19 @@ def _start(
 ) -> Job:
     given = Calibration(calibration) if isinstance(calibration, str) else calibration
     return Job(load(source), input_shapes or {}, workers or available_cores(), progress, given)
+
+
+def _try(
+    job: Job, selection: Selection, checks: Checks, searched: bool, progress: Progress
+) -> tuple[Trial, Reference]:
+    """The plan that a rule chooses or that limits are searched for; the original to hold it against."""
+    if searched:
+        reference = Reference(job.original, checks, progress, kept=True)
+        return search(job, selection, reference, progress), reference
+    made = job.plan(selection)
+    model = job.apply(made)
+    reference = Reference(job.original, checks, progress)
+    return Trial(made, model, reference.check(model)), reference
 
 
 def _completed(

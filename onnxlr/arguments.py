@@ -12,7 +12,7 @@ from onnxlr.selectors import RankSelector, all_selectors
 __all__ = ["with_data", "with_selector", "with_shapes"]
 
 _CALIBRATION = ("calibration", "calibration_samples", "sensitivity", "refine")
-_CHECKS = ("inputs", "labels", "latency_seconds")
+_CHECKS = ("inputs", "labels", "latency_seconds", "batches", "prefer_nhwc")
 _LIMITS = ("max_rel_l2", "min_agreement", "max_drop")
 _IMAGES = ("image_size", "mean", "std", "layout")
 _RUN = ("device", "threads", "seed")
@@ -53,15 +53,22 @@ def with_data(options: Mapping[str, Any]) -> dict[str, Any]:
     if "calibration" in rest:
         inputs, samples, *how = (rest.pop(name) for name in _CALIBRATION)
         rest["calibration"] = (
-            None if inputs is None else onnxlr.Calibration(inputs, samples, images, *how, **run)
+            None
+            if inputs is None
+            else onnxlr.Calibration(inputs, samples, images, *how, **{**run, "device": _fitting_device(run)})
         )
     if "labels" in rest:
         limits = onnxlr.Limits(**{name: rest.pop(name) for name in _LIMITS})
-        taken = {name: rest.pop(name) for name in _CHECKS}
+        taken = {name: rest.pop(name) for name in (*_CHECKS, "require_speedup") if name in rest}
         rest["checks"] = onnxlr.Checks(
             limits=limits, images=images, input_shapes=rest["input_shapes"], **taken, **run
         )
     return rest
+
+
+def _fitting_device(run: Mapping[str, Any]) -> str:
+    """CUDA instead of TensorRT, which takes long to build each of the many networks that fitting runs."""
+    return "cuda" if run["device"] == "tensorrt" else str(run["device"])
 
 
 def _make_selector(name: str, value: float) -> RankSelector:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from onnxlr.errors import DataError, ModelError, UsageError
-from onnxlr.feeds import Feed, load_feeds, load_labels, random_feeds
+from onnxlr.feeds import load_feeds, load_labels, random_feeds
 from onnxlr.images import ImageOptions
-from onnxlr.latency import Latency, measure_latency
+from onnxlr.latency import Latency
 from onnxlr.model_file import Model
 from onnxlr.model_writing import check
 from onnxlr.parallel import Progress
+from onnxlr.profiling import measure_layers
+from onnxlr.providers import CPU, TENSORRT, Device, GpuOptions
 from onnxlr.runtime import Session, find_device
+from onnxlr.timing import Timer, TimingOptions, timing_feeds
 from onnxlr.validation import Expected, Limits, Validation, compare_outputs
-from passes.graph import scopes
+from passes.graph import Key, scopes
 
 __all__ = ["CheckResult", "Checks", "Reference", "run_checks"]
 
@@ -35,15 +36,20 @@ class Checks:
         labels: .npy file with the class of every sample; None: accuracy is not measured.
         input_shapes: for symbolic dimensions of random inputs.
         limits: past them the result fails.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or tensorrt.
         threads: intra-op threads of ONNX Runtime, 0 for its default.
-        latency_seconds: time to spend on paired timing, 0 for none.
+        latency_seconds: time to spend on paired timing at each batch size, 0 for none.
         seed: of random inputs and of the order in timing.
         images: how image files become arrays.
         samples: at most so many of the inputs, evenly spaced; None: all.
+        batches: sizes of a batch to time at, where the model leaves it open.
+        prefer_nhwc: whether CUDA computes Convs with channels last.
+        require_speedup: the result fails if it is not this many times as fast as the original, by the median
+            at the first batch size; None: no limit.
 
     Raises:
-        UsageError: a limit needs labels, and there are none.
+        UsageError: a limit needs labels or timing, and there are none; or a batch size is below 1 or there
+            twice.
     """
 
     inputs: str | None = None
@@ -56,15 +62,23 @@ class Checks:
     seed: int = 0
     images: ImageOptions = ImageOptions()
     samples: int | None = None
+    batches: tuple[int, ...] = (1,)
+    prefer_nhwc: bool = False
+    require_speedup: float | None = None
 
     def __post_init__(self) -> None:
         if self.limits.max_drop is not None and self.labels is None:
             raise UsageError("max-drop needs labels: give --labels with --inputs")
+        if self.require_speedup is not None and self.latency_seconds <= 0:
+            raise UsageError("require-speedup needs timing: give --latency-seconds above 0")
+        if not self.batches or min(self.batches) < 1 or len(set(self.batches)) < len(self.batches):
+            raise UsageError(f"batch sizes are different numbers from 1 on, got {list(self.batches)}")
 
     @property
     def needs_a_run(self) -> bool:
         """Whether something is asked for that only running the models can tell."""
-        return self.limits != Limits() or self.labels is not None
+        wanted = self.limits != Limits(), self.labels is not None, self.require_speedup is not None
+        return any(wanted)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for reports."""
@@ -77,13 +91,15 @@ class CheckResult:
 
     Attributes:
         validation: differences of the outputs, and the limits they broke; None if neither model can be run.
-        latency: None if no time was given for it.
+        latency: at the first batch size, without CUDA graph; None if no time was given for it.
         notes: what the user should know, one line each.
+        latencies: at every batch size, on a GPU also with a CUDA graph; `latency` is the first.
     """
 
     validation: Validation | None
     latency: Latency | None
     notes: tuple[str, ...]
+    latencies: tuple[Latency, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -113,7 +129,8 @@ class Reference:
         self.checks = checks
         self._model, self._progress = model, progress
         self._device = find_device(checks.device)
-        self._control: Session | None = None
+        self._timer: Timer | None = None
+        self._timing_notes: Sequence[str] = ()
         self._notes: tuple[str, ...] = ()
         try:
             self._session = self._open(model)
@@ -126,8 +143,7 @@ class Reference:
             self._expected = None
         else:
             self._expected = _find_expected(self._session, checks, kept)
-            if checks.inputs is None:
-                self._notes = ("outputs were compared on random numbers; give real data with --inputs",)
+            self._notes = (*_device_notes(checks, self._device),)
 
     def check(self, candidate: Model, timed: bool = True) -> CheckResult:
         """Check a result.
@@ -143,31 +159,54 @@ class Reference:
         notes = (*_check_graph(self._model, candidate), *self._notes)
         if self._expected is None:
             return CheckResult(None, None, notes)
-        session = self._session if candidate is self._model else self._open(candidate)
+        timed = timed and self.checks.latency_seconds > 0
+        timer = self._find_timer(self._expected) if timed else None
+        ready = None if timer is None else timer.load(candidate)
+        if candidate is self._model:
+            session = self._session
+        else:
+            session = ready.session if ready and self._device == CPU else self._open(candidate)
         self._progress("Comparing outputs", 0, 1)
         validation = compare_outputs(self._expected, session, self.checks.limits)
         self._progress("Comparing outputs", 1, 1)
-        if not timed or self.checks.latency_seconds <= 0:
+        if timer is None or ready is None:
             return CheckResult(validation, None, notes)
-        return CheckResult(validation, self._time(session, self._expected.feeds.batches[0]), notes)
+        latencies, found = timer.measure(ready)
+        violations = (*validation.violations, *_too_slow(latencies[0], self.checks.require_speedup))
+        validation = replace(validation, violations=violations)
+        return CheckResult(validation, latencies[0], (*notes, *self._timing_notes, *found), latencies)
+
+    def time_layers(self, model: Model, chains: Mapping[Key, int]) -> Mapping[Key, float]:
+        """Seconds of layers, or of chains in their place, in a model; see `measure_layers`.
+
+        They are those of the batch that latency is measured on first. Nothing can be timed of a model that
+        cannot be run, if the original cannot either.
+
+        Raises:
+            ModelError: ONNX Runtime rejects it.
+        """
+        if self._expected is None:
+            return {}
+        batch = self._expected.feeds.batches[0]
+        feeds, _ = timing_feeds(self._session.inputs, batch, self.checks.batches)
+        return measure_layers(model, chains, self._device, self.checks.threads, feeds[0]).layers
 
     def _open(self, model: Model) -> Session:
-        return Session(model, self._device, self.checks.threads)
+        """A session to look at outputs with: without TF32."""
+        gpu = GpuOptions(prefer_nhwc=self.checks.prefer_nhwc)
+        return Session(model, self._device, self.checks.threads, gpu=gpu)
 
-    def _time(self, session: Session, batch: Feed) -> Latency:
-        """Paired latency: of one sample, where the batch size is not fixed."""
-        self._control = self._control or self._open(self._model)
-        fixed = any(value.shape and isinstance(value.shape[0], int) for value in self._session.inputs)
-        one = (
-            batch
-            if fixed
-            else {
-                name: np.ascontiguousarray(array[:1]) if array.ndim else array
-                for name, array in batch.items()
-            }
-        )
-        seconds, seed = self.checks.latency_seconds, self.checks.seed
-        return measure_latency(self._session, self._control, session, one, seconds, self._progress, seed)
+    def _find_timer(self, expected: Expected) -> Timer:
+        if self._timer is None:
+            checks = self.checks
+            feeds, self._timing_notes = timing_feeds(
+                self._session.inputs, expected.feeds.batches[0], checks.batches
+            )
+            options = TimingOptions(
+                self._device, checks.threads, checks.latency_seconds, checks.prefer_nhwc, checks.seed
+            )
+            self._timer = Timer(self._model, self._session, feeds, options, self._progress)
+        return self._timer
 
 
 def run_checks(reference: Model, candidate: Model, checks: Checks, progress: Progress) -> CheckResult:
@@ -200,6 +239,20 @@ def _custom_operators(model: Model) -> list[str]:
     defined = {(function.domain, function.name) for function in model.proto.functions}
     custom = {(n.domain, n.op_type) for n in nodes if n.domain not in _KNOWN_DOMAINS} - defined
     return [":".join(name) for name in sorted(custom)]
+
+
+def _too_slow(latency: Latency, required: float | None) -> Iterator[str]:
+    if required is not None and not latency.speedup >= required:
+        yield f"speed-up {latency.speedup:.3g} < {required:g}"
+
+
+def _device_notes(checks: Checks, device: Device) -> Iterator[str]:
+    if checks.inputs is None:
+        yield "outputs were compared on random numbers; give real data with --inputs"
+    if device == TENSORRT:
+        yield "TensorRT may round float32 products to TF32, also where outputs are compared"
+    if device == CPU and checks.prefer_nhwc:
+        yield "--prefer-nhwc does nothing on the CPU"
 
 
 def _find_expected(session: Session, checks: Checks, kept: bool) -> Expected:

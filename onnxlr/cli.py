@@ -15,7 +15,8 @@ from rich.progress import Progress as Bars
 
 import onnxlr
 from onnxlr.arguments import with_data, with_selector, with_shapes
-from onnxlr.data_options import CALIBRATION, CHECKS, IMAGES, RUN, SWEEP_CHECKS
+from onnxlr.data_options import CALIBRATION, CHECKS, IMAGES, RUN, SLOWER, SWEEP_CHECKS
+from onnxlr.doctor import diagnose
 from onnxlr.errors import OnnxlrError, UsageError, ValidationError
 from onnxlr.options import (
     EXTERNAL_DATA,
@@ -95,6 +96,7 @@ def inspect(model: Path, as_json: bool, **options: Any) -> None:
 @CHECKS
 @RUN
 @click.option("--force", is_flag=True, help="Write the model even if a check fails.")
+@SLOWER
 @EXTERNAL_DATA
 @REPORTS
 @JSON
@@ -104,6 +106,9 @@ def optimize(model: Path, output: Path, external_data: str, **options: Any) -> N
     With a limit (--max-rel-l2, --min-agreement, --max-drop) and no rank rule (--energy, --target-macs,
     --target-params, --evbmf) the cheapest plan that keeps all limits is searched; with a rule, limits only
     check its result.
+
+    A result that is not measured to be faster is taken back, replacement by replacement; where none pays, the
+    original is written. Not with --target-params, --gate none, or --latency-seconds 0.
     """
     force, reports, as_json = (options.pop(name) for name in ("force", "reports", "as_json"))
     _check_targets(output, reports)
@@ -207,9 +212,22 @@ def validate(reference: Path, candidate: Path, as_json: bool, **options: Any) ->
     if as_json:
         click.echo(to_json(checked.to_dict()))
     else:
-        _print(lambda _: render_checks(checked.validation, checked.latency, checked.notes))
+        _print(lambda _: render_checks(checked.validation, checked.latencies, checked.notes))
     if checked.validation is not None and not checked.validation.passed:
         raise ValidationError("; ".join(checked.validation.violations))
+
+
+@cli.command()
+@JSON
+def doctor(as_json: bool) -> None:
+    """Tell which devices can really be used, and what is wrong with the installation; then exit with 1."""
+    diagnosis = diagnose()
+    if as_json:
+        click.echo(to_json(diagnosis.to_dict()))
+    else:
+        click.echo("\n".join(diagnosis.lines()))
+    if diagnosis.problems:
+        raise ValidationError("; ".join(problem.what for problem in diagnosis.problems))
 
 
 def _check_targets(output: Path, reports: Sequence[Path] = ()) -> None:

@@ -11,7 +11,7 @@ from onnxlr.images import LAYOUTS
 from onnxlr.options import Command, grouped
 from onnxlr.runtime import DEVICES
 
-__all__ = ["CALIBRATION", "CHECKS", "IMAGES", "RUN", "SWEEP_CHECKS"]
+__all__ = ["CALIBRATION", "CHECKS", "IMAGES", "RUN", "SLOWER", "SWEEP_CHECKS"]
 
 
 def _image_size(text: str) -> tuple[int, int]:
@@ -28,6 +28,13 @@ def _numbers(text: str) -> tuple[float, ...]:
         return tuple(map(float, text.split(",")))
     except ValueError as error:
         raise click.BadParameter(f"'{text}' is not like 123.7,116.3,103.5") from error
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    """Parse `1,8,32`."""
+    if re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text) is None:
+        raise click.BadParameter(f"'{text}' is not like 1,8,32")
+    return tuple(map(int, text.split(",")))
 
 
 DATA = ".npz, .npy, folder of these or of images, test_data_set folder, or script.py:function (docs/data.md)."
@@ -91,7 +98,7 @@ RUN = grouped(
         "--device",
         default="auto",
         type=click.Choice(DEVICES),
-        help="auto: CUDA where it is really there, else the CPU.",
+        help="auto: CUDA where it is really there, else the CPU. Calibration uses CUDA for tensorrt.",
     ),
     click.option(
         "--threads",
@@ -104,6 +111,19 @@ RUN = grouped(
         default=0,
         type=click.IntRange(0),
         help="Seed of random inputs, of the positions that are looked at, and of timing order.",
+    ),
+)
+
+SLOWER = grouped(
+    click.option(
+        "--keep-slower",
+        is_flag=True,
+        help="Keep replacements though the result is not measured to be faster.",
+    ),
+    click.option(
+        "--verify-layers",
+        is_flag=True,
+        help="Time every replaced layer in place, from ONNX Runtime's profile (CPU).",
     ),
 )
 
@@ -141,8 +161,25 @@ def _checks(seconds: float, each: str = "") -> Callable[[Command], Command]:
             type=click.FloatRange(0),
             help=f"Time to spend on paired timing{each}, in seconds; 0: none.",
         ),
+        click.option(
+            "--batch",
+            "batches",
+            default="1",
+            type=_batches,
+            metavar="SIZES",
+            help="Batch sizes to time at, where the model leaves them open, as 1,8,32.",
+        ),
+        click.option("--prefer-nhwc", is_flag=True, help="Let CUDA compute Convs with channels last."),
     )
 
 
-CHECKS = _checks(5.0)
+CHECKS = grouped(
+    _checks(5.0),
+    click.option(
+        "--require-speedup",
+        type=click.FloatRange(0, min_open=True),
+        metavar="FACTOR",
+        help="Fail if the median speed-up, at the first batch size, is below this; needs --latency-seconds.",
+    ),
+)
 SWEEP_CHECKS = _checks(0.2, " at each point")

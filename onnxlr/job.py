@@ -166,6 +166,14 @@ class Job:
         """
         return self._apply(plan, self._workers)
 
+    def chains(self, plan: Plan) -> dict[str, tuple[Key, int]]:
+        """For each layer of a plan, by name: its scope and output, and of how many nodes its chain consists.
+
+        Raises:
+            PlanError: the plan names layers, schemes or ranks that do not exist.
+        """
+        return {item.layer.name: (item.layer.key, len(item.links)) for item in self._replacements(plan)}
+
     @one_blas_thread
     def apply_all(self, plans: Sequence[Plan]) -> list[Model]:
         """Apply several plans at the same time: to fit layer after layer leaves cores idle.
@@ -184,13 +192,16 @@ class Job:
                 f"the plan was made for '{plan.model.get('name')}' ({plan.model.get('hash')}), "
                 f"not for '{self.original.name}' ({self.identity['hash']}); make a new plan"
             )
+        fitted = self._fitted(self._replacements(plan), workers)
+        prepared, _ = self._prepare({item.layer.key for item in fitted})
+        return rewrite(prepared, fitted, self._weights, workers, self._progress)
+
+    def _replacements(self, plan: Plan) -> list[Replacement]:
         layers = {item.name: item for item in self._found if isinstance(item, Layer)}
         replacements = [_replacement(planned, layers) for planned in plan.layers]
         if len({item.layer.name for item in replacements}) < len(replacements):
             raise PlanError("the plan names a layer twice")
-        fitted = self._fitted(replacements, workers)
-        prepared, _ = self._prepare({item.layer.key for item in fitted})
-        return rewrite(prepared, fitted, self._weights, workers, self._progress)
+        return replacements
 
     def _sizes_of_data(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the inputs, as the data have them."""

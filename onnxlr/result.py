@@ -13,7 +13,7 @@ from onnxlr.checking import CheckResult, Checks
 from onnxlr.job import Job
 from onnxlr.model_file import Model
 from onnxlr.plan import Plan
-from onnxlr.report import Report, installed_versions
+from onnxlr.report import LayerTime, Report, installed_versions
 from onnxlr.saving import save
 
 __all__ = ["Result", "make_result"]
@@ -60,6 +60,7 @@ def make_result(
     checks: Checks | None = None,
     checked: CheckResult | None = None,
     notes: Sequence[str] = (),
+    layer_times: tuple[LayerTime, ...] | None = None,
 ) -> Result:
     """A result with its report.
 
@@ -70,6 +71,7 @@ def make_result(
         checks: how it was checked; None: not at all.
         checked: what was measured.
         notes: what else the user should know.
+        layer_times: of the layers that were replaced; None: not measured.
     """
     report = Report(
         model=plan.model,
@@ -80,7 +82,9 @@ def make_result(
         predicted_rel_l2=plan.predicted_rel_l2,
         validation=checked.validation if checked else None,
         latency=checked.latency if checked else None,
+        latencies=checked.latencies if checked else (),
         notes=(*job.notes, *(checked.notes if checked else ()), *notes),
         versions=installed_versions(),
+        layer_times=layer_times,
     )
     return Result(model.proto, plan, report, model)

@@ -35,13 +35,13 @@ class Trial:
         plan: what was tried.
         model: the plan applied.
         checked: what was measured.
-        note: what was searched.
+        notes: how it was found, one line each.
     """
 
     plan: Plan
     model: Model
     checked: CheckResult
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -85,7 +85,7 @@ def search(job: Job, selection: Selection, reference: Reference, progress: Progr
         )
     if reference.checks.latency_seconds > 0:
         best = replace(best, checked=reference.check(best.model))
-    return replace(best, note=f"searched {_STEPS} budgets: {lowest}")
+    return replace(best, notes=(f"searched {_STEPS} budgets: {lowest}",))
 
 
 def _check_limits(job: Job, reference: Reference) -> None:

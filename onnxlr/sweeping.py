@@ -106,4 +106,6 @@ def _point(
 ) -> tuple[SweepPoint, Sequence[str]]:
     """A point, and what the user should know of it."""
     checked = CheckResult(None, None, ()) if reference is None else reference.check(model)
-    return SweepPoint(target, plan, job.totals(model), checked.validation, checked.latency), checked.notes
+    totals = job.totals(model)
+    point = SweepPoint(target, plan, totals, checked.validation, checked.latency, checked.latencies)
+    return point, checked.notes

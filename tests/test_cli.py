@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from onnxlr import runtime
+from onnxlr.arguments import with_data
 from onnxlr.cli import cli
 from onnxlr.schemes import all_schemes
 from tests.builders import conv_model, stored_outside, weight
@@ -51,6 +52,37 @@ def test_json_is_alone_on_stdout(model: Path, tmp_path: Path) -> None:
     data = json.loads(done.stdout)
     assert data["settings"]["energy"] == 0.95
     assert data["latency"]["verdict"] in ("faster", "slower", "no difference beyond noise")
+
+
+def test_batch_sizes(model: Path) -> None:
+    timing = ["--device", "cpu", "--threads", 1, "--latency-seconds", 0.001, "--batch", "4,1,2"]
+    shown = invoke("validate", model, model, *timing)
+    assert shown.exit_code == 0, shown.stderr
+    lines = [line.strip() for line in shown.stdout.splitlines()]
+    assert any(line.startswith("batch 4, cpu, threads: 1, p99") for line in lines)
+    assert [line[:8] for line in lines if "samples/s" in line] == ["batch 1:", "batch 2:"]
+    data = json.loads(invoke("validate", model, model, *timing, "--json", "--prefer-nhwc").stdout)
+    assert [latency["batch"] for latency in data["latencies"]] == [4, 1, 2]
+    assert data["latency"] == data["latencies"][0]
+    assert "--prefer-nhwc does nothing on the CPU" in data["notes"]
+
+
+@pytest.mark.parametrize("sizes", ["", "0", "1,", "1,-8", "1;8", "a", "8,8"])
+def test_wrong_batch_sizes(model: Path, sizes: str) -> None:
+    done = invoke("validate", model, model, "--batch", sizes, *QUICK)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+
+
+def test_calibration_goes_to_cuda_where_tensorrt_is_asked_for() -> None:
+    options = dict.fromkeys(("image_size", "inputs", "labels", "max_rel_l2", "min_agreement", "max_drop"))
+    given = {
+        **{"mean": (0.0,), "std": (1.0,), "layout": "auto", "threads": 0, "seed": 0},
+        **{"device": "tensorrt", "calibration": "c.npz", "calibration_samples": 8, "sensitivity": True},
+        **{"refine": 1, "latency_seconds": 0.0, "batches": (1,), "prefer_nhwc": False, "input_shapes": {}},
+    }
+    found = with_data({**options, **given})
+    assert (found["calibration"].device, found["checks"].device) == ("cuda", "tensorrt")
 
 
 @pytest.mark.parametrize(("force", "written"), [([], False), (["--force"], True)])
@@ -161,7 +193,8 @@ def test_wrong_input(
 
 def test_help_names_every_command() -> None:
     text = invoke("--help").stdout
-    assert all(name in text for name in ("inspect", "optimize", "sweep", "plan", "apply", "validate"))
+    names = "inspect", "optimize", "sweep", "plan", "apply", "validate", "doctor"
+    assert all(name in text for name in names)
 
 
 @pytest.mark.parametrize("option", ["--max-rel-l2", "--min-agreement", "--max-drop"])
@@ -232,7 +265,7 @@ def test_the_output_may_be_the_input(model: Path) -> None:
 def test_cuda_without_a_gpu_exits_with_4(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "_cuda_problem", lambda: "no GPU here")
+    monkeypatch.setattr(runtime, "_problem", lambda _: "no GPU here")
     done = invoke("optimize", model, "-o", tmp_path / "o.onnx", "--device", "cuda")
     assert done.exit_code == 4
     assert "device cuda: no GPU here; use --device cpu" in done.stderr

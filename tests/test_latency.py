@@ -1,35 +1,47 @@
 """Verdicts of the paired timing on sessions that take a known time on a fake clock."""
 
 import time
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from typing import cast
 
 import numpy as np
 import pytest
 
+from onnxlr import latency
+from onnxlr.gpu_state import GpuWatch
 from onnxlr.latency import Latency, measure_latency
 from onnxlr.parallel import no_progress
-from onnxlr.runtime import Device, Session
+from onnxlr.providers import CPU, CUDA, TENSORRT, Device, GpuOptions
+from onnxlr.runtime import Session
 
 FEED = {"x": np.zeros((4, 3), np.float32)}
 
 
 class Clock:
-    """Replaces time.perf_counter; it only goes on when somebody sleeps."""
+    """Replaces time.perf_counter and time.process_time; they only go on when somebody computes.
+
+    Computing takes two cores.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         self.calls: list[str] = []
         monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(time, "process_time", lambda: 2 * self.now)
 
-    def session(self, name: str, seconds: Callable[[], float]) -> Session:
-        def run(_: Any) -> list[Any]:
+    def session(
+        self,
+        name: str,
+        seconds: Callable[[], float],
+        device: Device = Device("cpu", "Some"),  # noqa: B008 - frozen
+        gpu: GpuOptions = GpuOptions(),
+    ) -> Session:
+        def run() -> None:
             self.calls.append(name)
             self.now += seconds()
-            return []
 
-        fake = type("Fake", (), {"run": staticmethod(run), "device": Device("cpu", "Some"), "threads": 2})
-        return cast(Session, fake())
+        fields = {"repeat": lambda *_: run, "device": device, "threads": 2, "gpu": gpu}
+        return cast(Session, type("Fake", (), fields)())
 
 
 @pytest.fixture
@@ -135,3 +147,74 @@ def test_a_scalar_first_input(clock: Clock) -> None:
     sessions = [clock.session(name, lambda: 0.01) for name in "abc"]
     feed = {"scale": np.zeros(()), **FEED}
     assert measure_latency(*sessions, feed, 0.0, no_progress).batch == 4
+
+
+def cycle(*seconds: float) -> Callable[[], float]:
+    def forever() -> Iterator[float]:
+        while True:
+            yield from seconds
+
+    return forever().__next__
+
+
+def test_percentiles_throughput_and_cpu_time(clock: Clock) -> None:
+    """One run of ten takes ten times as long: the median does not show it, p99 does."""
+    sessions = [
+        clock.session(name, cycle(*[mean] * 9, 10 * mean))
+        for name, mean in {"a": 0.010, "b": 0.010, "c": 0.005}.items()
+    ]
+    found = measure_latency(*sessions, FEED, 4.0, no_progress)
+    assert found.rounds > 100
+    assert (found.before, found.after) == pytest.approx((10, 5))
+    assert (found.before_p99, found.after_p99) == pytest.approx((100, 50))
+    assert found.before_p90 is not None
+    assert 10 - 1e-9 <= found.before_p90 <= 100
+    assert (found.before_cpu, found.after_cpu) == pytest.approx((20, 10))
+    assert (found.before_throughput, found.after_throughput) == pytest.approx((400, 800))
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu", "tf32", "cuda_graph", "prefer_nhwc"),
+    [
+        (CPU, GpuOptions(True, True, True), None, None, None),
+        (CUDA, GpuOptions(tf32=True), True, False, False),
+        (CUDA, GpuOptions(cuda_graph=True, prefer_nhwc=True), False, True, True),
+        (TENSORRT, GpuOptions(tf32=True, cuda_graph=True), None, True, False),
+    ],
+)
+def test_how_a_gpu_was_used(
+    clock: Clock,
+    device: Device,
+    gpu: GpuOptions,
+    tf32: bool | None,
+    cuda_graph: bool | None,
+    prefer_nhwc: bool | None,
+) -> None:
+    sessions = [clock.session(name, lambda: 0.01, device, gpu) for name in "abc"]
+    found = measure_latency(*sessions, FEED, 0.0, no_progress)
+    assert (found.tf32, found.cuda_graph, found.prefer_nhwc) == (tf32, cuda_graph, prefer_nhwc)
+
+
+class Watch(GpuWatch):
+    """A GPU whose clock falls at every look; keeps count of them."""
+
+    looks = 0
+
+    def look(self) -> None:
+        self.name = "Some GPU"
+        Watch.looks += 1
+        self._clocks.append(2000 - Watch.looks)
+        self._reasons = 0x20
+
+
+@pytest.mark.parametrize("rounds", [15, 100, 400])
+def test_the_gpu_is_watched_while_timing(clock: Clock, monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
+    monkeypatch.setattr(latency, "GpuWatch", Watch)
+    monkeypatch.setattr(Watch, "looks", 0)
+    sessions = [clock.session(name, lambda: 0.01, CUDA) for name in "abc"]
+    found = measure_latency(*sessions, FEED, 0.03 * (rounds + 0.5), no_progress)
+    assert found.rounds == rounds
+    assert 10 <= Watch.looks <= 15
+    assert found.gpu_name == "Some GPU"
+    assert found.gpu_clock == (2000 - Watch.looks, 1999)
+    assert found.gpu_throttling == ("thermal slowdown by software",)

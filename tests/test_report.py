@@ -50,6 +50,7 @@ REPORT = Report(
     latency=LATENCY,
     notes=("a note",),
     versions=installed_versions(),
+    latencies=(LATENCY,),
 )
 
 
@@ -71,6 +72,10 @@ def test_fields_of_the_schema() -> None:
     assert {
         "provider", "device", "before", "after", "speedup", "interval", "noise_floor"
     } <= set(data["latency"])  # fmt: skip
+    assert data["latencies"] == [data["latency"]]
+    for name in ("p90", "p99", "cpu", "throughput", "memory"):
+        assert {f"before_{name}", f"after_{name}"} <= set(data["latency"])
+    assert {"tf32", "cuda_graph", "prefer_nhwc", "gpu_clock", "gpu_throttling"} <= set(data["latency"])
     assert {"onnxlr", "onnx", "numpy", "python"} <= set(data["versions"])
 
 
@@ -182,6 +187,37 @@ def test_what_a_report_tells() -> None:
         "faster",
     ):
         assert part in text
+
+
+ANOTHER = dataclasses.replace(
+    LATENCY,
+    device="cuda",
+    batch=32,
+    interval=(10.01, 12.34),
+    speedup=11.11,
+    verdict="no difference beyond noise",
+    before_p99=12.34,
+    after_p99=0.001234,
+    before_memory=123_456_789,
+    after_memory=1_234_567,
+    before_throughput=123_456.7,
+    after_throughput=98.76,
+)
+
+
+def test_batch_sizes_fit() -> None:
+    """A line each; what was replayed from a CUDA graph follows its batch size."""
+    graph = dataclasses.replace(ANOTHER, cuda_graph=True)
+    text = rendered(render_report(dataclasses.replace(REPORT, latencies=(ANOTHER, graph, LATENCY, ANOTHER))))
+    assert max(map(len, text.splitlines())) <= 80
+    lines = text.splitlines()
+    start = lines.index("  batch 32, cuda, threads: default, p99 12.3 → 0.00123 ms")
+    assert lines[start + 1 : start + 5] == [
+        "  peak memory: 123 MB → 1.23 MB",
+        "  CUDA graph: 123,457 → 98.8 samples/s, 11.11x [10.01, 12.34]: no difference",
+        "  batch 1: 1.50x [1.40, 1.60]: faster",
+        "  batch 32: 123,457 → 98.8 samples/s, 11.11x [10.01, 12.34]: no difference",
+    ]
 
 
 def test_an_empty_report() -> None:

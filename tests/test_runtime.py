@@ -12,7 +12,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxlr import runtime
 from onnxlr.errors import ModelError, ProviderError
 from onnxlr.model_file import Model, load
+from onnxlr.providers import CPU, CUDA, TENSORRT, GpuOptions, provider_options
 from onnxlr.runtime import DEVICES, Device, Session, Value, find_device, ort_version
+from onnxlr.traces import memory_peaks
 from tests.builders import gemm_model, make_model, weight
 
 W = weight(8, 5)
@@ -22,9 +24,9 @@ def cpu(proto: ModelProto, **options: Any) -> Session:
     return Session(Model(proto, name="net.onnx"), find_device("cpu"), threads=1, **options)
 
 
-def has_gpu() -> bool:
+def has_gpu(name: str = "cuda") -> bool:
     try:
-        return find_device("cuda").name == "cuda"
+        return find_device(name).name == name
     except ProviderError:
         return False
 
@@ -61,6 +63,59 @@ def test_auto_falls_back_where_the_provider_is_not_installed(monkeypatch: pytest
     assert find_device("auto").name == "cpu"
     with pytest.raises(ProviderError, match="install onnxruntime-gpu"):
         find_device("cuda")
+    with pytest.raises(ProviderError, match=r"no TensorRT provider \(install onnxruntime-gpu\)"):
+        find_device("tensorrt")
+
+
+def test_tensorrt_is_there_or_an_error() -> None:
+    """The package names its provider wherever it is installed."""
+    if has_gpu("tensorrt"):
+        assert TENSORRT.provider in Session(Model(gemm_model(W)), TENSORRT).placement()
+        return
+    with pytest.raises(ProviderError, match=r"device tensorrt: .*use --device cpu") as error:
+        find_device("tensorrt")
+    assert error.value.exit_code == 4
+
+
+def test_a_device_whose_nodes_run_elsewhere_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that comes up and says it is CUDA's does not suffice."""
+    monkeypatch.setattr(
+        runtime.ort, "get_ep_devices", lambda: [type("Found", (), {"ep_name": CUDA.provider})]
+    )
+    monkeypatch.setattr(runtime, "provider_options", lambda *_: [(CPU.provider, {})])
+    monkeypatch.setattr(runtime.ort.InferenceSession, "get_providers", lambda _: [CUDA.provider])
+    with pytest.raises(ProviderError, match="a cuda session runs on CPUExecutionProvider"):
+        find_device("cuda")
+    assert find_device("auto") == CPU
+
+
+OPTIONS: list[tuple[Device, GpuOptions, dict[str, dict[str, str]]]] = [
+    (CPU, GpuOptions(True, True, True), {"CPUExecutionProvider": {}}),
+    (
+        CUDA,
+        GpuOptions(),
+        {"CUDAExecutionProvider": {"use_tf32": "0", "enable_cuda_graph": "0", "prefer_nhwc": "0"}},
+    ),
+    (
+        CUDA,
+        GpuOptions(True, True, True),
+        {"CUDAExecutionProvider": {"use_tf32": "1", "enable_cuda_graph": "1", "prefer_nhwc": "1"}},
+    ),
+    (
+        TENSORRT,
+        GpuOptions(cuda_graph=True),
+        {
+            "TensorrtExecutionProvider": {"trt_cuda_graph_enable": "True"},
+            "CUDAExecutionProvider": {"use_tf32": "0", "enable_cuda_graph": "0", "prefer_nhwc": "0"},
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("device", "gpu", "expected"), OPTIONS)
+def test_provider_options(device: Device, gpu: GpuOptions, expected: dict[str, dict[str, str]]) -> None:
+    assert dict(provider_options(device, gpu)) == expected
+    assert next(iter(expected)) == device.provider
 
 
 @pytest.mark.parametrize("name", ["", "gpu", "CPU", "cuda:0", "tpu"])
@@ -240,3 +295,79 @@ def test_nodes_are_timed() -> None:
     times = session.node_times()
     assert [time.op_type for time in times] == ["Gemm"] * 3
     assert all(0 < time.seconds < 1 for time in times)
+
+
+def test_a_bound_batch_gives_what_a_run_gives() -> None:
+    """Also after another batch size was bound, whose buffers are others."""
+    session = cpu(gemm_model(W))
+    feeds = {rows: {"x": weight(rows, 8, seed=rows)} for rows in (3, 7)}
+    runs = {rows: session.bind(feed) for rows, feed in feeds.items()}
+    for rows in (3, 7, 3):
+        (y,) = runs[rows]()
+        np.testing.assert_array_equal(y.numpy(), session.run(feeds[rows])[0])
+
+
+def test_a_bound_batch_stays_where_it_is() -> None:
+    """Nothing is allocated anew, as CUDA graphs need it; a change of the array is not seen."""
+    session, x = cpu(gemm_model(W)), weight(3, 8)
+    run = session.bind({"x": x.T.copy().T})
+    (first,) = run()
+    expected = first.numpy().copy()
+    (second,) = run()
+    assert first.data_ptr() == second.data_ptr()
+    np.testing.assert_array_equal(second.numpy(), expected)
+
+
+def test_float16_is_bound() -> None:
+    proto = make_model(
+        [helper.make_node("Neg", ["x"], ["y"])], {"x": ["N"]}, ["y"], {}, dtype=TensorProto.FLOAT16
+    )
+    x = np.array([1.5, -2.0], np.float16)
+    (y,) = cpu(proto).bind({"x": x})()
+    assert y.numpy().dtype == np.float16
+    np.testing.assert_array_equal(y.numpy(), -x)
+
+
+@pytest.mark.parametrize("feed", FEEDS.values(), ids=FEEDS.keys())
+def test_wrong_feeds_are_not_bound(feed: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match=r"net\.onnx: ONNX Runtime cannot run it: .+") as error:
+        cpu(gemm_model(W)).bind(feed)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("device", "bound"), [(CPU, False), (Device("cuda", CPU.provider), True)])
+def test_only_off_the_cpu_are_batches_bound(
+    monkeypatch: pytest.MonkeyPatch, device: Device, bound: bool
+) -> None:
+    calls: list[Any] = []
+    bind = Session.bind
+    monkeypatch.setattr(Session, "bind", lambda *arguments: calls.append(1) or bind(*arguments))
+    run = Session(Model(gemm_model(W)), device, threads=1).repeat({"x": weight(3, 8)})
+    run()
+    assert bool(calls) == bound
+
+
+def test_placement() -> None:
+    nodes = [helper.make_node("Neg", ["x"], ["z"]), helper.make_node("Sin", ["z"], ["y"])]
+    assert cpu(make_model(nodes, {"x": [2]}, ["y"], {})).placement() == {CPU.provider: 2}
+
+
+def test_memory_peaks_tell_what_is_alive_at_one_time() -> None:
+    """Of a chain two tensors at a time: not what all of it holds, and not what was before."""
+    n = 1 << 18
+    nodes = [helper.make_node("Sin", [f"t{i}"], [f"t{i + 1}"]) for i in range(8)]
+    session = cpu(make_model(nodes, {"t0": ["N", n]}, ["t8"], {}), profiled=True)
+    peaks = session.memory_peaks([{"t0": np.zeros((rows, n), np.float32)} for rows in (1, 4)])
+    if peaks == [None, None]:
+        pytest.skip("this release of ONNX Runtime has no memory in its profile")
+    for rows, peak in zip((1, 4), peaks, strict=True):
+        assert peak is not None
+        assert 4 * rows * n <= peak <= 3.1 * 4 * rows * n
+
+
+def test_memory_that_the_profile_does_not_tell() -> None:
+    run = {"cat": "Session", "name": "model_run", "args": {}, "ts": 9, "dur": 1}
+    node = {"cat": "Node", "name": "a_kernel_time", "ts": 1, "dur": 1}
+    other = {**node, "args": {"provider": CPU.provider, "mem_in_use_peak": "7"}}
+    assert memory_peaks([{**node, "args": {"provider": CUDA.provider}}, other, run], CUDA.provider) == [None]
+    assert memory_peaks([other, run], CPU.provider) == [7]

@@ -228,9 +228,9 @@ def test_equal_plans_are_tried_once(data: Data, monkeypatch: pytest.MonkeyPatch)
 def test_only_the_result_is_timed(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     checks = dataclasses.replace(limited(data, max_rel_l2=0.2), latency_seconds=0.01)
     timed: list[Any] = []
-    measure = onnxlr.checking.measure_latency
+    measure = onnxlr.timing.measure_latency
     monkeypatch.setattr(
-        onnxlr.checking, "measure_latency", lambda *arguments: timed.append(1) or measure(*arguments)
+        onnxlr.timing, "measure_latency", lambda *arguments: timed.append(1) or measure(*arguments)
     )
     report = onnxlr.optimize(MODEL, checks=checks, align=2).report
     assert report.latency is not None

@@ -135,7 +135,7 @@ def test_files(folder: Path, curve: onnxlr.Sweep) -> None:
     for row, point, original in zip(rows, data["points"], curve.points, strict=True):
         assert set(point) == {
             "target", "macs", "params", "bytes", "predicted_rel_l2", "outputs", "violations", "latency",
-            "plan",
+            "latencies", "plan",
         }  # fmt: skip
         assert float(row["target"]) == point["target"]
         for name in ("macs", "params", "bytes"):

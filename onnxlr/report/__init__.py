@@ -1,6 +1,14 @@
 """Report -> JSON, table."""
 
 from onnxlr.report.files import check_report_name, to_json, write_report
-from onnxlr.report.schema import Report, Totals, installed_versions
+from onnxlr.report.schema import LayerTime, Report, Totals, installed_versions
 
-__all__ = ["Report", "Totals", "check_report_name", "installed_versions", "to_json", "write_report"]
+__all__ = [
+    "LayerTime",
+    "Report",
+    "Totals",
+    "check_report_name",
+    "installed_versions",
+    "to_json",
+    "write_report",
+]

@@ -29,7 +29,8 @@ class SweepPoint:
         plan: the best one within it.
         totals: counted from the two graphs.
         validation: None if the models were not run.
-        latency: None if it was not asked for.
+        latency: at the first batch size, without CUDA graph; None if it was not asked for.
+        latencies: at every batch size; `latency` is the first.
     """
 
     target: float
@@ -37,6 +38,7 @@ class SweepPoint:
     totals: Totals
     validation: Validation | None
     latency: Latency | None
+    latencies: tuple[Latency, ...] = ()
 
     @property
     def plan_file(self) -> str:
@@ -83,6 +85,7 @@ class SweepPoint:
             "outputs": [asdict(output) for output in self.outputs],
             "violations": [] if self.validation is None else list(self.validation.violations),
             "latency": None if self.latency is None else asdict(self.latency),
+            "latencies": [asdict(latency) for latency in self.latencies],
             "plan": self.plan_file,
         }
 

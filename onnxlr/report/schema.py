@@ -15,7 +15,7 @@ from onnxlr.plan import BeforeAfter, PlannedLayer
 from onnxlr.runtime import ort_version
 from onnxlr.validation import Validation
 
-__all__ = ["Report", "Totals", "installed_versions", "machine"]
+__all__ = ["LayerTime", "Report", "Totals", "installed_versions", "machine"]
 
 SCHEMA_VERSION = 1
 """Fields are only ever added within a version."""
@@ -38,6 +38,21 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerTime:
+    """What a replaced layer takes within the model, from ONNX Runtime's profile.
+
+    Attributes:
+        name: of the layer.
+        before: median of one run of the original's layer, in milliseconds.
+        after: of the chain in its place.
+    """
+
+    name: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What one optimization did.
 
@@ -48,10 +63,12 @@ class Report:
         skipped: what was left alone, and why.
         totals: see `Totals`.
         validation: None if it was not asked for.
-        latency: None if it was not asked for.
+        latency: at the first batch size, without CUDA graph; None if it was not asked for.
         notes: what the user should know, one line each.
         versions: of onnxlr and what it stands on, and the machine.
         predicted_rel_l2: see `Plan.predicted_rel_l2`.
+        latencies: at every batch size, on a GPU also with a CUDA graph; `latency` is the first.
+        layer_times: of replaced layers that could be told apart; None if it was not asked for.
     """
 
     model: Mapping[str, str]
@@ -64,6 +81,8 @@ class Report:
     notes: tuple[str, ...]
     versions: Mapping[str, str]
     predicted_rel_l2: float | None = None
+    latencies: tuple[Latency, ...] = ()
+    layer_times: tuple[LayerTime, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data for JSON; see docs/report.md for the schema."""

@@ -16,7 +16,7 @@ from onnxlr.layer import Skipped
 from onnxlr.plan import BeforeAfter, PlannedLayer
 from onnxlr.report.curve import Sweep
 from onnxlr.report.points import SweepPoint, kept
-from onnxlr.report.schema import Report, Totals
+from onnxlr.report.schema import LayerTime, Report, Totals
 from onnxlr.validation import Validation
 
 __all__ = ["render_checks", "render_inspection", "render_plan", "render_report", "render_sweep"]
@@ -26,7 +26,9 @@ def render_report(report: Report, width: int = 80) -> Iterator[RenderableType]:
     """Everything about an optimization, part by part, for a terminal of `width` columns."""
     yield from render_plan(report.layers, report.skipped, width)
     yield _totals(report.totals)
-    yield from render_checks(report.validation, report.latency, report.notes)
+    if report.layer_times:
+        yield _layer_times(report.layer_times, width)
+    yield from render_checks(report.validation, report.latencies, report.notes)
     if report.predicted_rel_l2 is not None and report.validation is not None:
         yield Text(f"relative L2 that the layers' errors predicted: {report.predicted_rel_l2:.3g}")
 
@@ -56,13 +58,14 @@ def render_plan(
 
 
 def render_checks(
-    validation: Validation | None, latency: Latency | None, notes: Iterable[str]
+    validation: Validation | None, latencies: Sequence[Latency], notes: Iterable[str]
 ) -> Iterator[RenderableType]:
     """Output differences, timing, and what the user should know."""
     if validation is not None:
         yield from _validation(validation)
-    if latency is not None:
-        yield _latency(latency)
+    if latencies:
+        yield _latency(latencies[0])
+        yield from map(_another_latency, latencies[1:])
     for note in notes:
         yield Text(f"Note: {note}", style="yellow")
 
@@ -173,15 +176,47 @@ def _validation(validation: Validation) -> Iterator[RenderableType]:
         yield Text(f"FAILED: {violation}", style="bold red")
 
 
+def _layer_times(times: Sequence[LayerTime], width: int) -> Table:
+    rows = [
+        (entry.name, f"{entry.before:.3g}", f"{entry.after:.3g}", f"{entry.before / entry.after:.2f}x")
+        for entry in times
+    ]
+    return _table(("layer, in place", ">ms before", ">ms after", ">speed-up"), rows, width)
+
+
 def _latency(latency: Latency) -> Text:
     threads = latency.threads or "default"
-    style = {"faster": "bold green", "slower": "bold red"}.get(latency.verdict, "bold yellow")
     text = Text(
         f"latency: {latency.before:.3g} ms before, {latency.after:.3g} ms after: "
         f"{latency.speedup:.2f}x [{_range(latency)}], noise ±{latency.noise_floor:.1%}: "
     )
-    text.append(latency.verdict, style)
-    return text.append(f"\n  batch {latency.batch}, {latency.device}, threads: {threads}")
+    text.append(latency.verdict, _style(latency))
+    text.append(f"\n  batch {latency.batch}, {latency.device}, threads: {threads}")
+    if latency.before_p99 is not None and latency.after_p99 is not None:
+        text.append(f", p99 {latency.before_p99:.3g} → {latency.after_p99:.3g} ms")
+    if latency.before_memory is not None and latency.after_memory is not None:
+        before, after = _count(latency.before_memory), _count(latency.after_memory)
+        text.append(f"\n  peak memory: {before}B → {after}B")
+    return text
+
+
+def _another_latency(latency: Latency) -> Text:
+    """One line: at another batch size, or at the one of the line before with a CUDA graph."""
+    name = "CUDA graph" if latency.cuda_graph else f"batch {latency.batch}"
+    text = Text(f"  {name}: ")
+    if latency.before_throughput is not None and latency.after_throughput is not None:
+        before, after = _rate(latency.before_throughput), _rate(latency.after_throughput)
+        text.append(f"{before} → {after} samples/s, ")
+    text.append(f"{latency.speedup:.2f}x [{_range(latency)}]: ")
+    return text.append(latency.verdict.removesuffix(" beyond noise"), _style(latency))
+
+
+def _style(latency: Latency) -> str:
+    return {"faster": "bold green", "slower": "bold red"}.get(latency.verdict, "bold yellow")
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _reasons(skipped: Iterable[Skipped]) -> Iterator[Text]:
