@@ -13,6 +13,7 @@ from onnxlr.errors import (
     ValidationError,
 )
 from onnxlr.images import ImageOptions
+from onnxlr.machine import Machine
 from onnxlr.plan import Plan, read_plan, write_plan
 from onnxlr.report import Report, write_report
 from onnxlr.report.curve import Sweep
@@ -25,6 +26,7 @@ __all__ = [
     "DataError",
     "ImageOptions",
     "Limits",
+    "Machine",
     "ModelError",
     "OnnxlrError",
     "Plan",

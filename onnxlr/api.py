@@ -13,6 +13,7 @@ from onnxlr.checking import CheckResult, Checks, Reference, run_checks
 from onnxlr.errors import ModelError, UsageError
 from onnxlr.inspection import Inspection
 from onnxlr.job import Job, Selection, find_schemes
+from onnxlr.machine import Machine
 from onnxlr.model_file import Model, load
 from onnxlr.parallel import Progress, available_cores, no_progress
 from onnxlr.plan import Plan
@@ -57,15 +58,17 @@ def plan(
     energy: float | None = None,
     target_macs: float | None = None,
     target_params: float | None = None,
+    target_latency: float | None = None,
     evbmf: bool = False,
     selector: RankSelector | None = None,
     schemes: Sequence[str] = (),
     include: str | None = None,
     exclude: str | None = None,
-    align: int = 8,
-    gate: str = "macs",
+    align: int | None = None,
+    gate: str | None = None,
     input_shapes: InputShapes | None = None,
     calibration: Calibration | str | None = None,
+    machine: Machine | None = None,
     workers: int | None = None,
     progress: Progress = no_progress,
 ) -> Plan:
@@ -76,18 +79,23 @@ def plan(
         energy: fraction of every weight's ‖W‖² to keep, 0 < energy ≤ 1; 0.95 unless another rule is given.
         target_macs: fraction of the model's MACs to keep at most, at the least sum of errors.
         target_params: the same of the model's parameters.
+        target_latency: the same of the time of a run, as predicted for a machine: its layers are timed in
+            place, and a cost model tells what chains take (see `calibrate_device`).
         evbmf: whether to keep what Bayesian matrix factorization finds to be more than noise.
-        selector: another rule to choose ranks by. At most one of these five is given.
+        selector: another rule to choose ranks by. At most one of these six is given.
         schemes: names of the schemes that compete; all of them by default.
         include: regular expression; only layers whose name it finds (`re.search`) are considered.
         exclude: regular expression; layers whose name it finds are left alone.
         align: ranks are multiples of it, or full. ONNX Runtime computes Convs in blocks of 8 channels (16
-            with AVX-512); at other ranks it converts layouts between the Convs of a chain.
-        gate: `macs` leaves a layer alone whose chain is not predicted to be cheaper, `none` replaces
-            whatever a scheme accepts.
+            with AVX-512); at other ranks it converts layouts between the Convs of a chain. 8 by default;
+            where times are predicted, the block that the cost model has learned.
+        gate: `macs` leaves a layer alone whose chain is not predicted to be cheaper by MACs, `latency` one
+            whose chain is not predicted to be faster, `none` replaces whatever a scheme accepts. By default
+            `latency` with `target_latency`, else `macs`.
         input_shapes: shapes by input name, for symbolic dimensions.
         calibration: inputs to judge layers by what they do to the outputs; without them, errors are those
             of the weights, and accuracy is not protected. A path stands for `Calibration(path)`.
+        machine: where the result is to be fast, if times are predicted; this one by default.
         workers: number of cores to use; all that the process may use by default.
         progress: called with a stage, the steps done and all steps.
 
@@ -97,10 +105,15 @@ def plan(
         UsageError: an option is out of range or contradicts another.
     """
     rule = find_rule(
-        selector, energy=energy, target_macs=target_macs, target_params=target_params, evbmf=evbmf
+        selector,
+        energy=energy,
+        target_macs=target_macs,
+        target_params=target_params,
+        target_latency=target_latency,
+        evbmf=evbmf,
     )
     selection = Selection(rule or default_rule(), find_schemes(schemes), include, exclude, align, gate)
-    return _start(source, input_shapes, workers, progress, calibration).plan(selection)
+    return _start(source, input_shapes, workers, progress, calibration, machine).plan(selection)
 
 
 def apply(
@@ -134,15 +147,17 @@ def optimize(
     energy: float | None = None,
     target_macs: float | None = None,
     target_params: float | None = None,
+    target_latency: float | None = None,
     evbmf: bool = False,
     selector: RankSelector | None = None,
     schemes: Sequence[str] = (),
     include: str | None = None,
     exclude: str | None = None,
-    align: int = 8,
-    gate: str = "macs",
+    align: int | None = None,
+    gate: str | None = None,
     input_shapes: InputShapes | None = None,
     calibration: Calibration | str | None = None,
+    machine: Machine | None = None,
     checks: Checks | None = Checks(),
     keep_slower: bool = False,
     verify_layers: bool = False,
@@ -159,6 +174,7 @@ def optimize(
     original. A note says so. Not with `target_params`, which asks for size, nor with the gate `none`.
 
     Args:
+        machine: by default the one of the checks: device, threads, and the first batch size.
         checks: data, limits and device; None to run neither model. Without data of their own they use those
             of `calibration`. Whether the limits held is in `result.report.validation.passed`.
         keep_slower: whether to leave a result as it is that is not faster.
@@ -176,10 +192,15 @@ def optimize(
     >>> result.save("smaller.onnx")  # doctest: +SKIP
     """
     rule = find_rule(
-        selector, energy=energy, target_macs=target_macs, target_params=target_params, evbmf=evbmf
+        selector,
+        energy=energy,
+        target_macs=target_macs,
+        target_params=target_params,
+        target_latency=target_latency,
+        evbmf=evbmf,
     )
     selection = Selection(rule or default_rule(), find_schemes(schemes), include, exclude, align, gate)
-    job = _start(source, input_shapes, workers, progress, calibration)
+    job = _start(source, input_shapes, workers, progress, calibration, machine or _machine(checks))
     if checks is None:
         if verify_layers:
             raise UsageError("verify_layers needs checks: layers are timed on their data")
@@ -204,10 +225,11 @@ def sweep(
     schemes: Sequence[str] = (),
     include: str | None = None,
     exclude: str | None = None,
-    align: int = 8,
-    gate: str = "macs",
+    align: int | None = None,
+    gate: str | None = None,
     input_shapes: InputShapes | None = None,
     calibration: Calibration | str | None = None,
+    machine: Machine | None = None,
     checks: Checks | None = Checks(latency_seconds=0.2),
     workers: int | None = None,
     progress: Progress = no_progress,
@@ -217,7 +239,8 @@ def sweep(
     Args:
         points: number of budgets, evenly spaced from the whole model (left out) down to the lowest.
         lowest: the smallest budget, as a fraction of the model.
-        unit: what budgets are fractions of: `macs` or `params`.
+        unit: what budgets are fractions of: `macs`, `params` or `latency`.
+        machine: as in `optimize`.
         checks: as in `optimize`; `latency_seconds` are spent at each point. Limits are entered at points that
             break them. Other arguments and errors as in `plan`.
 
@@ -232,7 +255,7 @@ def sweep(
     """
     targets = find_targets(points, lowest, unit)
     selection = Selection(default_rule(), find_schemes(schemes), include, exclude, align, gate)
-    job = _start(source, input_shapes, workers, progress, calibration)
+    job = _start(source, input_shapes, workers, progress, calibration, machine or _machine(checks))
     notes: Sequence[str] = ()
     reference = None
     if checks is not None:
@@ -265,9 +288,18 @@ def _start(
     workers: int | None,
     progress: Progress,
     calibration: Calibration | str | None = None,
+    machine: Machine | None = None,
 ) -> Job:
     given = Calibration(calibration) if isinstance(calibration, str) else calibration
-    return Job(load(source), input_shapes or {}, workers or available_cores(), progress, given)
+    cores = workers or available_cores()
+    return Job(load(source), input_shapes or {}, cores, progress, given, machine)
+
+
+def _machine(checks: Checks | None) -> Machine | None:
+    """The machine that latency is measured on."""
+    if checks is None:
+        return None
+    return Machine(device=checks.device, threads=checks.threads, batch=checks.batches[0])
 
 
 def _try(

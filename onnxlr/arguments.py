@@ -40,9 +40,9 @@ def with_selector(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_data(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with `calibration` and `checks` objects in place of those that are about data and runs.
+    """Options with `calibration`, `machine` and `checks` in place of those that are about data and runs.
 
-    A command that has no options of calibration, or none of checks, gets no such object.
+    A command that has no options of one of these gets no such object.
 
     Raises:
         UsageError: a number is out of range.
@@ -57,6 +57,9 @@ def with_data(options: Mapping[str, Any]) -> dict[str, Any]:
             if inputs is None
             else onnxlr.Calibration(inputs, samples, images, *how, **{**run, "device": _fitting_device(run)})
         )
+    if "cost_model" in rest:
+        batch = rest.get("batches", (1,))[0]
+        rest["machine"] = onnxlr.Machine(rest.pop("cost_model"), run["device"], run["threads"], batch)
     if "labels" in rest:
         limits = onnxlr.Limits(**{name: rest.pop(name) for name in _LIMITS})
         taken = {name: rest.pop(name) for name in (*_CHECKS, "require_speedup") if name in rest}

@@ -19,7 +19,7 @@ class Budgets:
     Args:
         job: the model.
         selection: how schemes and ranks are chosen; its selector is not used.
-        unit: what budgets are fractions of: macs or params.
+        unit: what budgets are fractions of: macs, params or latency.
 
     Attributes:
         nothing: the plan that leaves all layers alone.

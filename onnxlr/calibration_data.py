@@ -30,7 +30,8 @@ class Calibration:
         images: how image files become arrays.
         sensitivity: whether to measure what errors of each layer do to the model's outputs.
         refine: steps of alternating least squares where factors are not the optimum, at most.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda, or tensorrt, for which CUDA is used: fitting runs many networks, and TensorRT
+            takes long to build each.
         threads: intra-op threads of ONNX Runtime, 0 for its default.
         seed: of the positions that are looked at.
 
@@ -65,7 +66,7 @@ class Calibration:
             ModelError: ONNX Runtime cannot load the model.
             ProviderError: the device is not there.
         """
-        device = find_device(self.device)
+        device = find_device("cuda" if self.device == "tensorrt" else self.device)
         feeds = self._feeds(Session(model, device, self.threads).inputs)
         return Calibrator(model, feeds, device, self.threads, self.seed, self.refine, workers, progress)
 

@@ -205,7 +205,7 @@ class Reference:
             options = TimingOptions(
                 self._device, checks.threads, checks.latency_seconds, checks.prefer_nhwc, checks.seed
             )
-            self._timer = Timer(self._model, self._session, feeds, options, self._progress)
+            self._timer = Timer(self._model, feeds, options, self._progress)
         return self._timer
 
 

@@ -15,10 +15,11 @@ from rich.progress import Progress as Bars
 
 import onnxlr
 from onnxlr.arguments import with_data, with_selector, with_shapes
-from onnxlr.data_options import CALIBRATION, CHECKS, IMAGES, RUN, SLOWER, SWEEP_CHECKS
+from onnxlr.data_options import CALIBRATION, CHECKS, COST_MODEL, IMAGES, RUN, SLOWER, SWEEP_CHECKS
 from onnxlr.doctor import diagnose
 from onnxlr.errors import OnnxlrError, UsageError, ValidationError
 from onnxlr.options import (
+    ALIGN,
     EXTERNAL_DATA,
     FILE,
     FOLDER,
@@ -76,6 +77,7 @@ def cli() -> None:
 @cli.command()
 @click.argument("model", type=FILE)
 @SCHEMES
+@ALIGN
 @JSON
 def inspect(model: Path, as_json: bool, **options: Any) -> None:
     """Show every Conv, Gemm and MatMul: shape, cost, ranks by energy, or why it is left alone."""
@@ -95,6 +97,7 @@ def inspect(model: Path, as_json: bool, **options: Any) -> None:
 @IMAGES
 @CHECKS
 @RUN
+@COST_MODEL
 @click.option("--force", is_flag=True, help="Write the model even if a check fails.")
 @SLOWER
 @EXTERNAL_DATA
@@ -104,8 +107,8 @@ def optimize(model: Path, output: Path, external_data: str, **options: Any) -> N
     """Plan, rewrite, validate, report; write the optimized MODEL to the output.
 
     With a limit (--max-rel-l2, --min-agreement, --max-drop) and no rank rule (--energy, --target-macs,
-    --target-params, --evbmf) the cheapest plan that keeps all limits is searched; with a rule, limits only
-    check its result.
+    --target-params, --target-latency, --evbmf) the cheapest plan that keeps all limits is searched; with a
+    rule, limits only check its result.
 
     A result that is not measured to be faster is taken back, replacement by replacement; where none pays, the
     original is written. Not with --target-params, --gate none, or --latency-seconds 0.
@@ -138,6 +141,7 @@ def optimize(model: Path, output: Path, external_data: str, **options: Any) -> N
 @IMAGES
 @SWEEP_CHECKS
 @RUN
+@COST_MODEL
 @JSON
 def sweep(model: Path, output: Path, as_json: bool, **options: Any) -> None:
     """Plan, rewrite and validate at many budgets; write the curve and its plans to a folder.
@@ -162,6 +166,7 @@ def sweep(model: Path, output: Path, as_json: bool, **options: Any) -> None:
 @CALIBRATION
 @IMAGES
 @RUN
+@COST_MODEL
 def plan(model: Path, output: Path, **options: Any) -> None:
     """Choose schemes and ranks, and write them to a JSON file that `apply` takes."""
     _check_targets(output)

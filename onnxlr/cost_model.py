@@ -66,6 +66,7 @@ class CostModel:
         itemsize: bytes of a number.
         coefficients: seconds for one unit of each term that is not free.
         error: median relative error on Convs that were held out; None if that was not measured.
+        is_default: whether it was not measured on this machine.
     """
 
     key: Mapping[str, str]
@@ -74,6 +75,7 @@ class CostModel:
     itemsize: int
     coefficients: Mapping[str, float] = field(default_factory=dict)
     error: float | None = None
+    is_default: bool = False
 
     def seconds(self, conv: ConvSpec, spatial: Spatial, repeats: int) -> float:
         """Time of one Conv.
@@ -104,7 +106,7 @@ class CostModel:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
-        return asdict(self)
+        return {**asdict(self), "key": dict(self.key), "coefficients": dict(self.coefficients)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> CostModel:
@@ -115,14 +117,28 @@ class CostModel:
             ValueError: a number is out of range.
         """
         model = cls(**data)
-        numbers = [model.block, model.filter_set, model.itemsize]
-        if not all(isinstance(number, int) and number > 0 for number in numbers):
-            raise ValueError("block, filter_set and itemsize must be whole numbers above 0")
-        if not all(np.isfinite(value) and value >= 0 for value in model.coefficients.values()):
-            raise ValueError("coefficients must not be negative")
+        for name in ("block", "filter_set", "itemsize"):
+            if type(getattr(model, name)) is not int:
+                raise TypeError(f"{name} must be a whole number")
+        if not (_is_mapping(model.key, str) and _is_mapping(model.coefficients, int, float)):
+            raise TypeError("key must map names to strings, coefficients names to numbers")
+        if type(model.error) not in (int, float, type(None)) or type(model.is_default) is not bool:
+            raise TypeError("error must be a number or null, is_default true or false")
+        if min(model.block, model.filter_set, model.itemsize) < 1:
+            raise ValueError("block, filter_set and itemsize must be above 0")
+        values = [*model.coefficients.values(), model.error or 0]
+        if not all(0 <= value < float("inf") for value in values):
+            raise ValueError("coefficients and error must be finite and not negative")
         if not any(model.coefficients.values()):
             raise ValueError("all coefficients are 0")
         return model
+
+
+def _is_mapping(value: Any, *types: type) -> bool:
+    """Whether it maps strings to these types; bool is not int here."""
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and type(item) in types for name, item in value.items()
+    )
 
 
 def fit_cost_model(timed: Sequence[Timed], key: Mapping[str, str], itemsize: int = 4) -> CostModel:

@@ -11,7 +11,7 @@ from onnxlr.images import LAYOUTS
 from onnxlr.options import Command, grouped
 from onnxlr.runtime import DEVICES
 
-__all__ = ["CALIBRATION", "CHECKS", "IMAGES", "RUN", "SLOWER", "SWEEP_CHECKS"]
+__all__ = ["CALIBRATION", "CHECKS", "COST_MODEL", "IMAGES", "RUN", "SLOWER", "SWEEP_CHECKS"]
 
 
 def _image_size(text: str) -> tuple[int, int]:
@@ -112,6 +112,13 @@ RUN = grouped(
         type=click.IntRange(0),
         help="Seed of random inputs, of the positions that are looked at, and of timing order.",
     ),
+)
+
+COST_MODEL = click.option(
+    "--cost-model",
+    metavar="FILE",
+    help="By which times are predicted for --target-latency and --gate latency, as calibrate-device wrote"
+    " it, here or elsewhere.  [default: the one cached for this machine, else a documented one]",
 )
 
 SLOWER = grouped(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["cpu_features", "cpu_quota"]
+__all__ = ["cpu_features", "cpu_quota", "processor_name"]
 
 _FEATURES = re.compile(
     r"avx|avx2|fma|f16c|avx512(f|_vnni|_bf16|_fp16)|avx_vnni|amx_(tile|int8|bf16)"  # x86
@@ -23,6 +24,13 @@ def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
     found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
     words = found[1].split() if found else []
     return tuple(word for word in words if _FEATURES.fullmatch(word))
+
+
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's model, as far as the system tells; virtual machines often tell only part of it."""
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
 
 
 def cpu_quota(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float | None:

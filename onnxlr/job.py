@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 from onnxlr.analysis import analyse
 from onnxlr.calibration import Calibrator
 from onnxlr.calibration_data import Calibration
+from onnxlr.clock import Clock
 from onnxlr.errors import PlanError, UsageError
 from onnxlr.factorization import LayerWeights
 from onnxlr.inspection import Inspection, inspect_layers
 from onnxlr.judging import Judgement, judge_outputs, judge_weights
 from onnxlr.layer import Layer, Skipped
+from onnxlr.machine import Machine, describe_clock, set_clock
 from onnxlr.model_file import Model, model_hash
 from onnxlr.offers import GATES, Prospect, find_prospects
 from onnxlr.parallel import Progress, map_in_order, one_blas_thread
-from onnxlr.plan import BeforeAfter, Plan, PlannedLayer
+from onnxlr.plan import BeforeAfter, Milliseconds, Plan, PlannedLayer
 from onnxlr.planning import filter_layers, plan_layers
 from onnxlr.replacement import Replacement
 from onnxlr.report import Totals
@@ -43,6 +45,9 @@ _NOT_CALIBRATED = (
 )
 
 
+_ALIGN = 8
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """How schemes and ranks are chosen; see `onnxlr.plan` for the fields.
@@ -55,13 +60,13 @@ class Selection:
     schemes: Mapping[str, Scheme] = field(default_factory=all_schemes)
     include: str | None = None
     exclude: str | None = None
-    align: int = 8
-    gate: str = "macs"
+    align: int | None = None
+    gate: str | None = None
 
     def __post_init__(self) -> None:
-        if self.gate not in GATES:
+        if self.gate not in (None, *GATES):
             raise UsageError(f"gate must be one of {', '.join(GATES)}; got '{self.gate}'")
-        if self.align < 1:
+        if self.align is not None and self.align < 1:
             raise UsageError(f"align must be at least 1, got {self.align}")
         for name, pattern in (("include", self.include), ("exclude", self.exclude)):
             try:
@@ -69,15 +74,29 @@ class Selection:
             except re.error as error:
                 raise UsageError(f"{name}: '{pattern}' is no regular expression ({error})") from error
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for plans and reports."""
+    @property
+    def gate_name(self) -> str:
+        """The gate: that of times where a budget of time is asked for and nothing else was said."""
+        return self.gate or ("latency" if self._has_budget_of_time else "macs")
+
+    @property
+    def needs_times(self) -> bool:
+        """Whether times are to be predicted."""
+        return self._has_budget_of_time or self.gate_name == "latency"
+
+    @property
+    def _has_budget_of_time(self) -> bool:
+        return self.selector.name == "target-latency"
+
+    def to_dict(self, align: int) -> dict[str, Any]:
+        """Plain data for plans and reports; `align` is the one that was used."""
         return {
             self.selector.name: self.selector.value,
             "schemes": list(self.schemes),
             "include": self.include,
             "exclude": self.exclude,
-            "align": self.align,
-            "gate": self.gate,
+            "align": align,
+            "gate": self.gate_name,
         }
 
 
@@ -90,6 +109,7 @@ class Job:
         workers: number of cores to use.
         progress: told about the steps of long work.
         calibration: inputs to judge and fit by; None: all goes by the weights.
+        machine: where the result is to be fast; None: here.
 
     Raises:
         UsageError: `input_shapes` does not fit the model.
@@ -102,9 +122,11 @@ class Job:
         workers: int,
         progress: Progress,
         calibration: Calibration | None = None,
+        machine: Machine | None = None,
     ) -> None:
         self.original = model
         self.calibration = calibration
+        self._machine = machine or Machine()
         self._workers = workers
         self._progress = progress
         self._prepared, scales = self._prepare()
@@ -119,11 +141,13 @@ class Job:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the way to the result, one line each."""
+        told = () if "_clock" not in self.__dict__ else (describe_clock(self._clock),)
         if self.calibration is None:
-            return (_NOT_CALIBRATED,)
+            return (_NOT_CALIBRATED, *told)
         problems = {} if self._judged is None else self._judged[2].by_weight
         counts = Counter(problems.values())
-        return tuple(f"by their weights, not their outputs: {n} layers ({why})" for why, n in counts.items())
+        lines = (f"by their weights, not their outputs: {n} layers ({why})" for why, n in counts.items())
+        return (*lines, *told)
 
     @cached_property
     def identity(self) -> dict[str, str]:
@@ -147,16 +171,38 @@ class Job:
             self._progress,
         )
 
+    @cached_property
+    def _clock(self) -> Clock:
+        """Times of the layers, measured once."""
+        layers = [item for item in self._found if isinstance(item, Layer)]
+        return set_clock(self._machine, self._prepared, layers, self._input_shapes, self._progress)
+
+    def _align(self, selection: Selection) -> int:
+        """What ranks are multiples of: where times count, the blocks that are fast on the machine."""
+        default = self._clock.cost_model.block if selection.needs_times else _ALIGN
+        return selection.align or default
+
     def plan(self, selection: Selection) -> Plan:
         """See `onnxlr.plan`."""
+        clock = self._clock if selection.needs_times else None
+        size = self.size if clock is None else replace(self.size, seconds=clock.whole)
         found, judgement = self._judge(selection)
         layers, skipped = plan_layers(
-            found, judgement, selection.selector, self.size, self._weights.shared_key
+            found, judgement, selection.selector, size, self._weights.shared_key, clock
         )
         shapes = {name: list(shape) for name, shape in self._input_shapes.items()}
         calibration = None if self.calibration is None else self.calibration.to_dict()
-        settings = {**selection.to_dict(), "input_shapes": shapes, "calibration": calibration}
-        return Plan(self.identity, settings, tuple(layers), tuple(skipped))
+        settings = {
+            **selection.to_dict(self._align(selection)),
+            "input_shapes": shapes,
+            "calibration": calibration,
+        }
+        latency = None
+        if clock is not None:
+            settings["machine"] = {**asdict(self._machine), "cost_model": dict(clock.cost_model.key)}
+            saved = sum(layer.latency.before - layer.latency.after for layer in layers if layer.latency)
+            latency = Milliseconds(clock.whole * 1e3, clock.whole * 1e3 - saved)
+        return Plan(self.identity, settings, tuple(layers), tuple(skipped), latency)
 
     def apply(self, plan: Plan) -> Model:
         """See `onnxlr.apply`.
@@ -213,13 +259,17 @@ class Job:
             tuple(selection.schemes),
             selection.include,
             selection.exclude,
-            selection.align,
-            selection.gate,
+            self._align(selection),
+            selection.gate_name,
+            selection.needs_times,
         )
         key = (*names, selection.selector.judges)
         if self._judged is None or self._judged[0] != key:
             layers = filter_layers(self._found, selection.include, selection.exclude)
-            found = find_prospects(layers, selection.schemes.values(), selection.align, selection.gate)
+            clock = self._clock if selection.needs_times else None
+            found = find_prospects(
+                layers, selection.schemes.values(), self._align(selection), selection.gate_name, clock
+            )
             calibrator = self._calibrator if selection.selector.judges == "outputs" else None
             if calibrator is None:
                 judgement = judge_weights(found, self._weights, self._workers, self._progress)

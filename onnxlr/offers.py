@@ -10,6 +10,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxlr.clock import Clock
 from onnxlr.conv import ConvSpec, chain_params
 from onnxlr.cost import chain_costs, interpolate
 from onnxlr.layer import Layer, Skipped
@@ -18,10 +19,11 @@ from onnxlr.selectors import Candidate
 
 __all__ = ["GATES", "Offer", "Prospect", "aligned_ranks", "find_prospects"]
 
-GATES: Mapping[str, float] = {"macs": 0.9, "none": np.inf}
+GATES: Mapping[str, float] = {"macs": 0.9, "latency": 0.95, "none": np.inf}
 """Cost below which a chain may replace its layer, by the name of the gate.
 
 The margin of 10 % is what efficiencies of schemes differ by between machines; less is not worth an error.
+What is predicted for one machine is closer: 5 % is the median error of its cost model.
 """
 
 
@@ -32,23 +34,29 @@ class Offer:
         layer: the layer.
         scheme: one that accepts it.
         align: ranks are multiples of it, or full.
-        limit: cost below which a chain may replace the layer.
+        gate: a name in `GATES`.
+        clock: to predict times with; the cost is the time if the gate is `latency`.
 
     Attributes:
         lowest: cost of the cheapest chain by that of the layer.
         top: the highest rank, entry by entry, of the chains below the limit; full rank if there are none.
     """
 
-    def __init__(self, layer: Layer, scheme: Scheme, align: int, limit: float) -> None:
+    def __init__(
+        self, layer: Layer, scheme: Scheme, align: int, gate: str, clock: Clock | None = None
+    ) -> None:
         self.scheme = scheme
-        self._layer, self._limit = layer, limit
+        self._layer, self._limit = layer, GATES[gate]
         # the channels between depthwise Convs are a multiple of the layer's at any rank
         step = 1 if layer.conv.is_depthwise else align
         full = scheme.max_rank(layer.conv)
         self._ranks = aligned_ranks(full, step)
         self._macs, self._cost = chain_costs(layer, scheme, self._ranks)
+        self._time = None if clock is None else clock.chain_times(layer, scheme, self._ranks)
+        if gate == "latency" and self._time is not None:
+            self._cost = self._time
         self.lowest = float(self._cost.min())
-        allowed = np.array(self._ranks)[self._cost < limit]
+        allowed = np.array(self._ranks)[self._cost < self._limit]
         self.top = tuple(int(r) for r in allowed.max(axis=0)) if len(allowed) else full
 
     def candidate(self, residuals: NDArray[np.float64], has_spectra: bool) -> Candidate:
@@ -73,6 +81,7 @@ class Offer:
             limit=self._limit,
             spectra=_spectra(residuals) if has_spectra else (),
             groups=max(link.group for link in self.scheme.chain(layer.conv, full)),
+            time=self._time,
         )
 
     def _params(self, rank: Rank) -> NDArray[np.float64]:
@@ -88,7 +97,11 @@ class Prospect:
 
 
 def find_prospects(
-    found: Sequence[Layer | Skipped], schemes: Iterable[Scheme], align: int, gate: str
+    found: Sequence[Layer | Skipped],
+    schemes: Iterable[Scheme],
+    align: int,
+    gate: str,
+    clock: Clock | None = None,
 ) -> list[Prospect | Skipped]:
     """What every layer is offered, or why nothing; in the order of `found`.
 
@@ -99,13 +112,20 @@ def find_prospects(
         found: layers and what was skipped.
         schemes: in order of preference between equals.
         align: ranks are multiples of it, or full.
-        gate: a name in `GATES`.
+        gate: a name in `GATES`; `latency` needs a clock.
+        clock: to predict times with, if they are asked for.
     """
-    known, limit = list(schemes), GATES[gate]
-    return [item if isinstance(item, Skipped) else _prospect(item, known, align, limit) for item in found]
+    known = list(schemes)
+    return [
+        item if isinstance(item, Skipped) else _prospect(item, known, align, gate, clock) for item in found
+    ]
 
 
-def _prospect(layer: Layer, schemes: Iterable[Scheme], align: int, limit: float) -> Prospect | Skipped:
+def _prospect(
+    layer: Layer, schemes: Iterable[Scheme], align: int, gate: str, clock: Clock | None
+) -> Prospect | Skipped:
+    if clock is not None and not clock.knows(layer):
+        return Skipped(layer.name, "its sizes are unknown, and so is its time")
     accepted: dict[tuple[ConvSpec, ...], Scheme] = {}
     reasons: dict[str, str] = {}
     for scheme in schemes:
@@ -117,8 +137,8 @@ def _prospect(layer: Layer, schemes: Iterable[Scheme], align: int, limit: float)
         accepted.setdefault(lowest, scheme)
     if not accepted:
         return Skipped(layer.name, _join(reasons))
-    offers = [Offer(layer, scheme, align, limit) for scheme in accepted.values()]
-    promising = [offer for offer in offers if offer.lowest < limit]
+    offers = [Offer(layer, scheme, align, gate, clock) for scheme in accepted.values()]
+    promising = [offer for offer in offers if offer.lowest < GATES[gate]]
     if promising:
         return Prospect(layer, promising)
     cost = min(offer.lowest for offer in offers)

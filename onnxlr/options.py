@@ -16,6 +16,7 @@ from onnxlr.schemes import all_schemes
 from onnxlr.selectors import all_selectors
 
 __all__ = [
+    "ALIGN",
     "EXTERNAL_DATA",
     "FILE",
     "FOLDER",
@@ -77,25 +78,28 @@ SCHEMES = grouped(
         type=click.Choice(list(all_schemes())),
         help="Schemes that compete; repeatable.  [default: all]",
     ),
-    click.option(
-        "--align",
-        default=8,
-        type=click.IntRange(1),
-        help="Ranks are multiples of it, or full: the channel block of ONNX Runtime (16 with AVX-512).",
-    ),
     INPUT_SHAPES,
     WORKERS,
 )
 
+_ALIGN = "Ranks are multiples of it, or full: the channel block of ONNX Runtime (16 with AVX-512)."
+
+ALIGN = click.option("--align", default=8, type=click.IntRange(1), help=_ALIGN)
+
 LAYERS = grouped(
     SCHEMES,
+    click.option(
+        "--align",
+        type=click.IntRange(1),
+        help=f"{_ALIGN}  [default: 8; where times are predicted, the block that is fast on the machine]",
+    ),
     click.option("--include", metavar="REGEX", help="Only layers whose name it finds."),
     click.option("--exclude", metavar="REGEX", help="Leave alone layers whose name it finds."),
     click.option(
         "--gate",
-        default="macs",
         type=click.Choice(list(GATES)),
-        help="macs: leave a layer alone whose chain would not be cheaper; none: replace all.",
+        help="Leave a layer alone whose chain is not predicted to be cheaper (macs) or faster (latency);"
+        " none: replace all.  [default: latency with --target-latency, else macs]",
     ),
 )
 

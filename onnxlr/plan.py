@@ -14,7 +14,7 @@ from onnxlr.layer import Skipped
 from onnxlr.schemes import Rank
 from onnxlr.staging import staged_file
 
-__all__ = ["BeforeAfter", "Plan", "PlannedLayer", "read_plan", "write_plan"]
+__all__ = ["BeforeAfter", "Milliseconds", "Plan", "PlannedLayer", "read_plan", "write_plan"]
 
 SCHEMA_VERSION = 1
 
@@ -25,6 +25,14 @@ class BeforeAfter:
 
     before: int | None
     after: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Milliseconds:
+    """Predicted time of one run, of the original and of the result."""
+
+    before: float
+    after: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,8 @@ class PlannedLayer:
         judged_by: `outputs`, or `weight` without calibration data.
         sensitivity: relative squared error of the model's outputs for each unit of that of the layer's; None
             where it was not measured.
+        latency: of the layer and of the chain, on the machine in the plan's settings; None if times were not
+            asked for.
     """
 
     name: str
@@ -59,6 +69,7 @@ class PlannedLayer:
     error: float
     judged_by: str = "weight"
     sensitivity: float | None = None
+    latency: Milliseconds | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +81,14 @@ class Plan:
         settings: the options it was made with.
         layers: what to factorize, in graph order.
         skipped: what is left alone, and why.
+        latency: of the whole model, on the machine in the settings; None if times were not asked for.
     """
 
     model: Mapping[str, str]
     settings: Mapping[str, Any]
     layers: tuple[PlannedLayer, ...]
     skipped: tuple[Skipped, ...]
+    latency: Milliseconds | None = None
 
     @property
     def predicted_rel_l2(self) -> float | None:
@@ -102,7 +115,8 @@ class Plan:
         try:
             layers = tuple(_layer(dict(entry)) for entry in fields.pop("layers"))
             skipped = tuple(_skipped(entry) for entry in fields.pop("skipped"))
-            plan = cls(layers=layers, skipped=skipped, **fields)
+            latency = _milliseconds(fields.pop("latency", None), "the model")
+            plan = cls(layers=layers, skipped=skipped, latency=latency, **fields)
             _check(plan.model, Mapping, "model")
             _check_settings(plan.settings)
             return plan
@@ -124,7 +138,17 @@ def _layer(entry: dict[str, Any]) -> PlannedLayer:
             _check(count, (int, type(None)), f"{key} of layer {name!r}")
     for key in ("rank", "weight_shape"):
         entry[key] = _sizes(entry[key], f"{key} of layer {name!r}")
+    entry["latency"] = _milliseconds(entry.get("latency"), f"layer {name!r}")
     return PlannedLayer(**entry)
+
+
+def _milliseconds(entry: Mapping[str, Any] | None, of: str) -> Milliseconds | None:
+    if entry is None:
+        return None
+    found = Milliseconds(**entry)
+    for value in (found.before, found.after):
+        _check(value, (int, float), f"latency of {of}")
+    return found
 
 
 def _skipped(entry: Mapping[str, Any]) -> Skipped:

@@ -16,6 +16,7 @@ def find_rule(
     energy: float | None = None,
     target_macs: float | None = None,
     target_params: float | None = None,
+    target_latency: float | None = None,
     evbmf: bool = False,
 ) -> RankSelector | None:
     """The one rule that is given; None if none is. See `onnxlr.plan` for the arguments.
@@ -27,6 +28,7 @@ def find_rule(
         "energy": energy,
         "target-macs": target_macs,
         "target-params": target_params,
+        "target-latency": target_latency,
         "evbmf": 1.0 if evbmf else None,
     }
     given = {name: value for name, value in numbers.items() if value is not None}

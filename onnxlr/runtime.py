@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +238,7 @@ def _problem(device: Device) -> str | None:
     if device.provider not in ort.get_available_providers():
         name = {"cuda": "CUDA", "tensorrt": "TensorRT"}[device.name]
         return f"the installed ONNX Runtime has no {name} provider (install onnxruntime-gpu)"
+    _preload_libraries()
     with contextlib.suppress(AttributeError):  # releases before get_ep_devices: the session below decides
         if CUDA.provider not in {found.ep_name for found in ort.get_ep_devices()}:
             return "ONNX Runtime finds no CUDA GPU on this machine"
@@ -246,6 +249,17 @@ def _problem(device: Device) -> str | None:
     if placed and set(placed) != {device.provider}:
         return f"a {device.name} session runs on {', '.join(placed)}"
     return None
+
+
+@cache
+def _preload_libraries() -> None:
+    """Load CUDA and cuDNN where pip has put them, where the provider would not look; once.
+
+    What cannot be loaded is no failure here: the session that is tried next tells.
+    """
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):  # it prints
+            ort.preload_dlls()
 
 
 def _graph(number: int) -> Any:

@@ -56,8 +56,7 @@ class Timer:
     """Times results against one original.
 
     Args:
-        original: the model before.
-        session: of the original, used for timing on the CPU; on a GPU sessions of its own are opened.
+        original: the model before; both sessions of it are opened here, in the way that results are.
         feeds: one a batch size.
         options: how to time.
         progress: told the number of rounds done.
@@ -69,15 +68,13 @@ class Timer:
     def __init__(
         self,
         original: Model,
-        session: Session,
         feeds: Sequence[Feed],
         options: TimingOptions,
         progress: Progress,
     ) -> None:
         self._feeds, self._options, self._progress = feeds, options, progress
         self._gpu = GpuOptions(tf32=True, prefer_nhwc=options.prefer_nhwc)
-        self._control = self.load(original)
-        self._session = session if options.device == CPU else self._open(original, self._gpu)
+        self._original, self._control = self.load(original), self.load(original)
         self._captured: tuple[Session, Session] | None = None
 
     def load(self, model: Model) -> Timed:
@@ -98,7 +95,7 @@ class Timer:
         Raises:
             ModelError: ONNX Runtime cannot run the result.
         """
-        sessions = (self._session, self._control.session, result.session)
+        sessions = (self._original.session, self._control.session, result.session)
         captured = () if self._options.device == CPU else self._capture(result.model)
         latencies: list[Latency] = []
         notes = [captured] if isinstance(captured, str) else []
@@ -136,7 +133,7 @@ class Timer:
 
     def _elsewhere(self, result: Session) -> Iterator[str]:
         """What does not run where it was asked to."""
-        for name, session in (("original", self._session), ("result", result)):
+        for name, session in (("original", self._original.session), ("result", result)):
             placed = session.placement()
             others = {key: n for key, n in placed.items() if key != session.device.provider}
             if others:

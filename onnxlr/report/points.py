@@ -16,7 +16,7 @@ from onnxlr.validation import OutputDifference, Validation
 
 __all__ = ["UNITS", "SweepPoint", "Unreachable", "kept", "to_csv"]
 
-UNITS: Mapping[str, str] = {"macs": "MACs", "params": "parameters"}
+UNITS: Mapping[str, str] = {"macs": "MACs", "params": "parameters", "latency": "predicted latency"}
 """What budgets may be fractions of, by its name in options, as messages call it."""
 
 

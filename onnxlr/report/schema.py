@@ -6,9 +6,9 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
+from onnxlr.hardware import processor_name
 from onnxlr.latency import Latency
 from onnxlr.layer import Skipped
 from onnxlr.plan import BeforeAfter, PlannedLayer
@@ -101,7 +101,4 @@ def installed_versions() -> dict[str, str]:
 
 def machine() -> dict[str, str]:
     """Operating system and processor, as far as the system tells."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {"platform": platform.platform(), "processor": models[0] if models else platform.processor()}
+    return {"platform": platform.platform(), "processor": processor_name()}

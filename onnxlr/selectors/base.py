@@ -44,6 +44,7 @@ class Candidate:
         spectra: for each rank entry the σ² of the unfolding of the weight that it truncates, largest first,
             as many as the entry's full rank; empty where they are unknown.
         groups: number of groups of channels that are truncated alike; the spectra are sums over them.
+        time: `(len(ranks),)`, predicted time of the chain by that of the layer; None if it was not asked for.
     """
 
     layer: str
@@ -56,6 +57,7 @@ class Candidate:
     limit: float
     spectra: tuple[NDArray[np.float64], ...]
     groups: int = 1
+    time: NDArray[np.float64] | None = None
 
     def cheapest(self, allowed: NDArray[np.bool_]) -> int | None:
         """Position of the cheapest allowed rank (the more accurate one of equals), or None."""
@@ -66,6 +68,10 @@ class Candidate:
     def error_at(self, rank: Rank) -> float:
         """The error at one of the ranks."""
         return float(self.error[self.ranks.index(rank)])
+
+    def time_at(self, rank: Rank) -> float | None:
+        """The time at one of the ranks."""
+        return None if self.time is None else float(self.time[self.ranks.index(rank)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +84,7 @@ class LayerOptions:
         params: number of weights, without the bias.
         sensitivity: what one unit of relative squared error of its outputs counts; 1 where not measured.
         candidates: one a scheme that was tried.
+        seconds: of one run of the layer, as measured in place or predicted; None if it was not asked for.
     """
 
     layer: str
@@ -85,6 +92,7 @@ class LayerOptions:
     params: int
     sensitivity: float
     candidates: tuple[Candidate, ...]
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +102,12 @@ class ModelSize:
     Attributes:
         macs: multiply-accumulates of all linear layers in one run, None if sizes are unknown.
         params: elements of all float tensors.
+        seconds: of one run; None if times were not asked for.
     """
 
     macs: float | None
     params: int
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
