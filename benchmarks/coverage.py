@@ -9,9 +9,7 @@ for. `python -m benchmarks.coverage [--energy 0.9] [FILE ...]`
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +17,12 @@ import click
 import onnx
 from onnx import ModelProto
 
-import models
 import onnxlr
+from benchmarks.every_model import every_model
 from benchmarks.results import print_rows, write_results
 from onnxlr.plan import BeforeAfter
 from passes.graph import scopes
 
-SHIPPED = Path(models.__file__).parent / "digits" / "digits.onnx"
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv", "QLinearMatMul", "Einsum", "FusedConv")
 
 
@@ -34,21 +31,10 @@ OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv", "QLinearM
 @click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def main(energy: float, files: tuple[Path, ...]) -> None:
     """Optimize all, print a table, write the results file."""
-    rows = [_row(path, energy) for path in _paths(files)]
+    rows = [_row(path, energy) for path in every_model(files)]
     print_rows(rows)
     write_results("coverage", rows)
     sys.exit(any(row["failure"] for row in rows))
-
-
-def _paths(files: tuple[Path, ...]) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        for name in models.NAMES:
-            path = Path(folder) / f"{name}.onnx"
-            onnx.save(models.build(name), path)
-            yield path
-            path.unlink()
-    yield SHIPPED
-    yield from files
 
 
 def _row(path: Path, energy: float) -> dict[str, Any]:

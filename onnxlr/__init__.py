@@ -3,6 +3,9 @@
 from onnxlr.api import apply, inspect, optimize, plan, sweep, validate
 from onnxlr.calibration_data import Calibration
 from onnxlr.checking import Checks
+from onnxlr.cost_model import CostModel
+from onnxlr.cost_model_files import read_cost_model, write_cost_model
+from onnxlr.device_calibration import calibrate_device
 from onnxlr.errors import (
     DataError,
     ModelError,
@@ -23,6 +26,7 @@ from onnxlr.validation import Limits
 __all__ = [
     "Calibration",
     "Checks",
+    "CostModel",
     "DataError",
     "ImageOptions",
     "Limits",
@@ -38,12 +42,15 @@ __all__ = [
     "UsageError",
     "ValidationError",
     "apply",
+    "calibrate_device",
     "inspect",
     "optimize",
     "plan",
+    "read_cost_model",
     "read_plan",
     "sweep",
     "validate",
+    "write_cost_model",
     "write_plan",
     "write_report",
 ]

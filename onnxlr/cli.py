@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,17 @@ from rich.progress import Progress as Bars
 
 import onnxlr
 from onnxlr.arguments import with_data, with_selector, with_shapes
-from onnxlr.data_options import CALIBRATION, CHECKS, COST_MODEL, IMAGES, RUN, SLOWER, SWEEP_CHECKS
+from onnxlr.data_options import (
+    CALIBRATION,
+    CHECKS,
+    COST_MODEL,
+    DEVICE_CALIBRATION,
+    IMAGES,
+    RUN,
+    SLOWER,
+    SWEEP_CHECKS,
+)
+from onnxlr.device_calibration import count_benchmarks
 from onnxlr.doctor import diagnose
 from onnxlr.errors import OnnxlrError, UsageError, ValidationError
 from onnxlr.options import (
@@ -44,6 +55,9 @@ from onnxlr.report.table import (
 )
 
 __all__ = ["cli"]
+
+_BUSY = 0.15
+"""Held-out error of a cost model that idle machines stay well below."""
 
 
 class _Group(click.Group):
@@ -220,6 +234,35 @@ def validate(reference: Path, candidate: Path, as_json: bool, **options: Any) ->
         _print(lambda _: render_checks(checked.validation, checked.latencies, checked.notes))
     if checked.validation is not None and not checked.validation.passed:
         raise ValidationError("; ".join(checked.validation.violations))
+
+
+@cli.command("calibrate-device")
+@DEVICE_CALIBRATION
+@JSON
+def calibrate_device(output: Path | None, as_json: bool, **options: Any) -> None:
+    """Measure how long Convs of many shapes take here, and keep a model of it that predicts others.
+
+    It takes about a quarter of a minute, in which nothing else should run.
+    """
+    if output is not None:
+        _check_targets(output)
+    start = time.perf_counter()
+    with _progress() as progress:
+        model = onnxlr.calibrate_device(progress=progress, **options)
+    seconds, count = time.perf_counter() - start, count_benchmarks(options["batches"])
+    path = onnxlr.write_cost_model(model, output)
+    if as_json:
+        found = {"path": str(path), "benchmarks": count, "seconds": seconds, "cost_model": model.to_dict()}
+        click.echo(to_json(found))
+        return
+    held = ", ".join(f"{name} {value}" for name, value in model.key.items() if value)
+    click.echo(f"timed {count} benchmarks in {seconds:.1f} s; holds for {held}")
+    click.echo(f"block: {model.block} channels, {model.filter_set} at a time")
+    error = model.error or 0.0
+    click.echo(f"median error of benchmarks that were held out: {error:.1%}")
+    if error > _BUSY:
+        click.echo("note: the machine was busy, or its clock changed: run it again when nothing else runs")
+    _tell_written(path)
 
 
 @cli.command()

@@ -7,11 +7,21 @@ from collections.abc import Callable
 
 import click
 
+from onnxlr.device_calibration import DTYPES
 from onnxlr.images import LAYOUTS
-from onnxlr.options import Command, grouped
+from onnxlr.options import FILE, Command, grouped
 from onnxlr.runtime import DEVICES
 
-__all__ = ["CALIBRATION", "CHECKS", "COST_MODEL", "IMAGES", "RUN", "SLOWER", "SWEEP_CHECKS"]
+__all__ = [
+    "CALIBRATION",
+    "CHECKS",
+    "COST_MODEL",
+    "DEVICE_CALIBRATION",
+    "IMAGES",
+    "RUN",
+    "SLOWER",
+    "SWEEP_CHECKS",
+]
 
 
 def _image_size(text: str) -> tuple[int, int]:
@@ -93,19 +103,22 @@ CALIBRATION = grouped(
     ),
 )
 
+_AUTO = "auto: CUDA where it is really there, else the CPU."
+_THREADS = click.option(
+    "--threads",
+    default=0,
+    type=click.IntRange(0),
+    help="Threads of ONNX Runtime; 0: one a physical core.",
+)
+
 RUN = grouped(
     click.option(
         "--device",
         default="auto",
         type=click.Choice(DEVICES),
-        help="auto: CUDA where it is really there, else the CPU. Calibration uses CUDA for tensorrt.",
+        help=f"{_AUTO} Calibration uses CUDA for tensorrt.",
     ),
-    click.option(
-        "--threads",
-        default=0,
-        type=click.IntRange(0),
-        help="Threads of ONNX Runtime; 0: one a physical core.",
-    ),
+    _THREADS,
     click.option(
         "--seed",
         default=0,
@@ -119,6 +132,27 @@ COST_MODEL = click.option(
     metavar="FILE",
     help="By which times are predicted for --target-latency and --gate latency, as calibrate-device wrote"
     " it, here or elsewhere.  [default: the one cached for this machine, else a documented one]",
+)
+
+DEVICE_CALIBRATION = grouped(
+    click.option("--device", default="auto", type=click.Choice(DEVICES), help=_AUTO),
+    _THREADS,
+    click.option("--dtype", default="float32", type=click.Choice(DTYPES), help="Type of all numbers."),
+    click.option(
+        "--batch",
+        "batches",
+        default="1,8",
+        type=_batches,
+        metavar="SIZES",
+        help="Batch sizes to time at.",
+    ),
+    click.option(
+        "-o",
+        "--cost-model",
+        "output",
+        type=FILE,
+        help="File to write, to take to another place.  [default: the cache of this machine]",
+    ),
 )
 
 SLOWER = grouped(

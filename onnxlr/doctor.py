@@ -10,7 +10,8 @@ from typing import Any
 
 from onnx import helper
 
-from onnxlr.errors import ModelError, ProviderError
+from onnxlr.cost_model_files import cached_cost_models, holds_here, read_cost_model
+from onnxlr.errors import DataError, ModelError, ProviderError
 from onnxlr.hardware import cpu_features, cpu_quota
 from onnxlr.installation import (
     Distribution,
@@ -27,7 +28,7 @@ from onnxlr.providers import CPU, CUDA, TENSORRT
 from onnxlr.report import installed_versions
 from onnxlr.runtime import Session, find_device, listed_providers
 
-__all__ = ["Diagnosis", "Processor", "Provider", "diagnose"]
+__all__ = ["CachedCostModel", "Diagnosis", "Processor", "Provider", "diagnose"]
 
 _SHOWN = ("onnxruntime", "processor")  # elsewhere
 
@@ -73,6 +74,25 @@ class Processor:
 
 
 @dataclass(frozen=True, slots=True)
+class CachedCostModel:
+    """A file in the cache of cost models.
+
+    Attributes:
+        path: of the file.
+        key: what it holds for; empty if it cannot be read.
+        error: median relative error on what was held out; None if it is not known.
+        holds_here: whether that is this machine, with this ONNX Runtime.
+        problem: why it cannot be read; None if it can.
+    """
+
+    path: str
+    key: dict[str, str]
+    error: float | None
+    holds_here: bool
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnosis:
     """What was found.
 
@@ -82,6 +102,7 @@ class Diagnosis:
         providers: those that it lists, in its order.
         gpus: NVIDIA GPUs that the driver lets this process use.
         processor: see `Processor`.
+        cost_models: those in the cache.
         problems: what is wrong, and how to fix it.
         advice: what is not wrong and could be better.
     """
@@ -91,6 +112,7 @@ class Diagnosis:
     providers: tuple[Provider, ...]
     gpus: int
     processor: Processor
+    cost_models: tuple[CachedCostModel, ...]
     problems: tuple[Problem, ...]
     advice: tuple[str, ...]
 
@@ -110,6 +132,8 @@ class Diagnosis:
         yield f"  cores: {processor.cores}, of which this process may use {processor.usable}{quota}"
         yield f"  threads of ONNX Runtime by default: {processor.threads or 'unknown'}"
         shown = {name: version for name, version in self.versions.items() if name not in _SHOWN}
+        yield f"cost models: {len(self.cost_models) or 'none'}"
+        yield from (line for model in self.cost_models for line in _cost_model_lines(model))
         yield "versions: " + ", ".join(f"{name} {version}" for name, version in shown.items())
         yield from (f"advice: {line}" for line in self.advice)
         for problem in self.problems:
@@ -134,6 +158,7 @@ def diagnose() -> Diagnosis:
     processor = Processor(
         versions["processor"], cpu_features(), cpu_count() or 1, available_cores(), cpu_quota(), threads
     )
+    cost_models = tuple(map(_look_up, cached_cost_models()))
     if gpus:
         problems += _gpu_problems(distributions, providers)
     return Diagnosis(
@@ -142,8 +167,9 @@ def diagnose() -> Diagnosis:
         providers,
         gpus,
         processor,
+        cost_models,
         tuple(problems),
-        tuple(_advice(processor)),
+        tuple(_advice(processor, cost_models)),
     )
 
 
@@ -177,13 +203,31 @@ def _gpu_problems(distributions: list[Distribution], providers: tuple[Provider, 
         yield Problem(f"there is an NVIDIA GPU, and {cuda.problem}", fix)
 
 
-def _advice(processor: Processor) -> Iterator[str]:
+def _look_up(path: Path) -> CachedCostModel:
+    try:
+        model = read_cost_model(path)
+    except DataError as error:
+        return CachedCostModel(str(path), {}, None, False, str(error))
+    return CachedCostModel(str(path), dict(model.key), model.error, holds_here(model))
+
+
+def _cost_model_lines(model: CachedCostModel) -> Iterator[str]:
+    if model.problem is not None:
+        yield f"  damaged: {model.problem}"
+        return
+    yield f"  {'of this machine' if model.holds_here else 'of another machine'}: {model.path}"
+    yield "    " + ", ".join(f"{name} {value}" for name, value in model.key.items() if value)
+
+
+def _advice(processor: Processor, cost_models: tuple[CachedCostModel, ...]) -> Iterator[str]:
     least = min(processor.usable, processor.quota or processor.usable)
     if processor.threads is not None and processor.threads > least:
         yield (
             f"ONNX Runtime starts {processor.threads} threads where {least:g} cores may be used;"
             f" --threads {max(1, int(least))} times what can be had"
         )
+    if not any(model.holds_here for model in cost_models):
+        yield "no cost model for this machine: run onnxlr calibrate-device"
 
 
 def _state(provider: Provider) -> str:

@@ -22,7 +22,7 @@ from onnxlr.timing import timing_feeds
 
 __all__ = ["Machine", "describe_clock", "set_clock"]
 
-_SECONDS = 1.0
+_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def set_clock(
     input_shapes: Mapping[str, Sequence[int]],
     progress: Progress,
 ) -> Clock:
-    """A clock for a model's layers: each is timed in place, which takes about a second.
+    """A clock for a model's layers: each is timed in place, which takes some seconds.
 
     Args:
         machine: where the result is to be fast.

@@ -19,12 +19,14 @@ from click.testing import CliRunner, Result
 from onnxlr import doctor, installation
 from onnxlr.cli import cli
 from onnxlr.doctor import Diagnosis, diagnose
+from onnxlr.cost_model import CostModel
+from onnxlr.cost_model_files import machine_key, write_cost_model
 from onnxlr.elf import needed_libraries
 from onnxlr.errors import ModelError, ProviderError
 from onnxlr.hardware import cpu_features, cpu_quota
 from onnxlr.installation import Distribution, count_gpus, find_distributions, missing_libraries
 from onnxlr.model_file import Model
-from onnxlr.providers import CUDA, Device
+from onnxlr.providers import CPU, CUDA, Device
 from onnxlr.runtime import Session, find_device
 
 CAPI = Path(ort.__file__).parent / "capi"
@@ -65,7 +67,7 @@ def test_the_command() -> None:
     assert done.stdout.splitlines()[-1] == "all is well"
     data = json.loads(run("--json").stdout)
     assert data.keys() == {
-        *("versions", "distributions", "providers", "gpus", "processor", "problems", "advice"),
+        *("versions", "distributions", "providers", "gpus", "processor", "cost_models", "problems", "advice"),
     }
     assert data["problems"] == []
 
@@ -212,7 +214,7 @@ def test_more_threads_than_cores(threads: int, cores: int, told: list[str], sett
     setting.have(threads=threads, cores=cores)
     found = diagnose()
     assert [part for part in told if part in "".join(found.advice)] == told
-    assert len(found.advice) == len(told)
+    assert len(found.advice) == len(told) + 1  # no cost model
     assert not found.problems
 
 
@@ -361,6 +363,36 @@ def test_quota(groups: str, files: dict[str, str], expected: float | None, tmp_p
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(content)
     assert cpu_quota(proc, root) == expected
+
+
+def test_cost_models(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of this machine, of others, and damaged ones; none is no problem."""
+    setting.have(threads=1, cores=1)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    advice = "no cost model for this machine: run onnxlr calibrate-device"
+    assert diagnose().advice == (advice,)
+    assert "cost models: none\n" in run().stdout
+    key = machine_key(CPU, 1, "float32")
+    other = write_cost_model(CostModel({**key, "processor": "x"}, 8, 1, 4, {"constant": 1.0}))
+    damaged = other.with_name("a.json")
+    damaged.write_text("{")
+    assert diagnose().advice == (advice,)
+    own = write_cost_model(CostModel(key, 16, 1, 4, {"constant": 1.0}, 0.05))
+    found = diagnose()
+    assert not (found.advice or found.problems)
+    assert {Path(model.path): model.holds_here for model in found.cost_models} == {
+        own: True,
+        other: False,
+        damaged: False,
+    }
+    text = run().stdout
+    assert f"  of this machine: {own}\n    processor {key['processor']}" in text
+    assert f"  of another machine: {other}\n    processor x" in text
+    assert f"  damaged: {damaged}: cannot be read as a cost model" in text
+    shown = {model["path"]: model for model in json.loads(run("--json").stdout)["cost_models"]}
+    assert shown[str(own)] == {
+        **{"path": str(own), "key": key, "error": 0.05, "holds_here": True, "problem": None},
+    }
 
 
 def test_a_quota_is_told(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,8 +35,8 @@ LAYERS = [
     {"onnxlr.judging", "onnxlr.rewriting", "onnxlr.latency"},
     {"onnxlr.calibration", "onnxlr.offers", "onnxlr.saving"},
     {"onnxlr.subject", "onnxlr.sensitivity", "onnxlr.replacement"},
-    {"onnxlr.positions"},
-    {"onnxlr.network", "onnxlr.patches", "onnxlr.fitting", "onnxlr.chains"},
+    {"onnxlr.positions", "onnxlr.device_calibration"},
+    {"onnxlr.network", "onnxlr.patches", "onnxlr.fitting", "onnxlr.chains", "onnxlr.cost_model_files"},
     {"onnxlr.feeds", "onnxlr.gpu_state", "onnxlr.micro_benchmarks"},
     {"onnxlr.images", "onnxlr.sampling"},
     {"onnxlr.data_files", "onnxlr.decoding"},
@@ -71,7 +71,7 @@ HEIGHT = {name: -i for i, layer in enumerate(LAYERS) for name in layer}
 
 ONLY_IN = {
     "onnxruntime": {"onnxlr.runtime"},
-    "click": {"onnxlr.cli", "onnxlr.options", "onnxlr.data_options"},
+    "click": {"onnxlr.cli", "onnxlr.options", "onnxlr.data_options", "onnxlr.cost_model_files"},
     "matplotlib": {"onnxlr.report.plot"},
     "pynvml": {"onnxlr.gpu_state"},
     "PIL": {"onnxlr.decoding"},

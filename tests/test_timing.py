@@ -101,11 +101,11 @@ def test_wrong_batch_sizes(batches: tuple[int, ...]) -> None:
         Checks(batches=batches)
 
 
-@pytest.mark.parametrize(("timed", "sessions"), [(False, 2), (True, 3)])
-def test_on_the_cpu_one_more_session_is_opened_to_time(
+@pytest.mark.parametrize(("timed", "sessions"), [(False, 2), (True, 4)])
+def test_on_the_cpu_the_result_is_compared_in_the_session_that_is_timed(
     opened: list[GpuOptions], timed: bool, sessions: int
 ) -> None:
-    """Original, control, result: the models are compared in the sessions that are timed."""
+    """Of the original there is one to compare, and two to time."""
     found = checked(timed=timed)
     assert len(opened) == sessions
     assert (found.latency is not None) == timed
@@ -177,6 +177,31 @@ def test_nodes_that_run_elsewhere_are_told(monkeypatch: pytest.MonkeyPatch) -> N
     notes = checked().notes
     for name in ("original", "result"):
         assert f"of 5 nodes of the {name} some do not run on cuda: 2 with Other" in notes
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_all_that_is_timed_is_opened_in_one_way(on_cpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else original and control would differ by more than chance, or the result from both."""
+    if not on_cpu:
+        monkeypatch.setattr(checking, "find_device", lambda _: STAND_IN)
+    start, measure = Session.__init__, timing.measure_latency
+    ways: dict[Session, Any] = {}
+    groups: list[list[Any]] = []
+
+    def init(self: Session, model: Model, device: Device, threads: int, **options: Any) -> None:
+        start(self, model, device, threads, **options)
+        ways[self] = (device, threads, options)
+
+    def spy(*arguments: Any) -> Any:
+        groups.append([ways[session] for session in arguments[:3]])
+        assert len({*arguments[:3]}) == 3
+        return measure(*arguments)
+
+    monkeypatch.setattr(Session, "__init__", init)
+    monkeypatch.setattr(timing, "measure_latency", spy)
+    checked()
+    assert len(groups) == (1 if on_cpu else 2)
+    assert all(group[0] == group[1] == group[2] for group in groups)
 
 
 def test_throttling_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

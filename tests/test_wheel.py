@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 PUBLIC = {
     "Calibration",
     "Checks",
+    "CostModel",
     "DataError",
     "ImageOptions",
     "Limits",
@@ -31,12 +32,15 @@ PUBLIC = {
     "UsageError",
     "ValidationError",
     "apply",
+    "calibrate_device",
     "inspect",
     "optimize",
     "plan",
+    "read_cost_model",
     "read_plan",
     "sweep",
     "validate",
+    "write_cost_model",
     "write_plan",
     "write_report",
 }
@@ -54,8 +58,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_the_wheel_has_the_two_packages_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     sources = {str(p.relative_to(ROOT)) for name in ("onnxlr", "passes") for p in (ROOT / name).rglob("*.py")}
     typed = {"onnxlr/py.typed", "passes/py.typed"}
+    defaults = {f"onnxlr/cost_models/{name}.json" for name in ("cpu", "cpu-avx512", "cuda")}
     contents = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert contents == sources | typed
+    assert contents == sources | typed | defaults
 
 
 def test_the_wheel_installs_the_command(wheel: zipfile.ZipFile) -> None:

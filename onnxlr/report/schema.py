@@ -43,7 +43,7 @@ class LayerTime:
 
     Attributes:
         name: of the layer.
-        before: median of one run of the original's layer, in milliseconds.
+        before: lower quartile of one run of the original's layer, in milliseconds.
         after: of the chain in its place.
     """
 
