@@ -37,6 +37,9 @@ _PASS = 128
 
 _FOLDS = 5
 
+_LEAST = 1e-9
+"""Seconds that anything takes at least."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timed:
@@ -102,7 +105,7 @@ class CostModel:
         """
         terms = _terms(conv, spatial, repeats, inputs, outputs, self)
         total = sum(self.coefficients.get(name, 0.0) * value for name, value in terms.items())
-        return np.broadcast_to(np.asarray(total, np.float64), np.shape(outputs))
+        return np.broadcast_to(np.maximum(total, _LEAST), np.shape(outputs))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""

@@ -42,7 +42,7 @@ _SCHEMA_VERSION = 1
 
 _DEFAULTS = Path(__file__).parent / "cost_models"
 _FEATURES = ("avx2", "avx512f", "neon", "asimd", "sve")
-"""They decide which kernels ONNX Runtime takes; some machines' processors have one name and differ in them."""
+"""They decide which kernels ONNX Runtime takes; processors of one name may differ in them."""
 
 
 def machine_key(device: Device, threads: int, dtype: str) -> dict[str, str]:

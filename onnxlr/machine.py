@@ -71,9 +71,10 @@ def set_clock(
     Raises:
         DataError: the file of the cost model is missing or damaged.
         ProviderError: the device is not there.
-        UsageError: sizes of no layer are known.
+        UsageError: sizes of a layer are unknown that is not in the body of a Loop, an If or a function.
     """
-    if not any(layer.spatial is not None and layer.repeats is not None for layer in layers):
+    in_main_graph = [layer for layer in layers if not layer.key[0]]
+    if any(layer.spatial is None or layer.repeats is None for layer in in_main_graph):
         raise UsageError(
             "times cannot be predicted, as sizes of the model's inputs are unknown; give --input-shape"
         )
@@ -119,5 +120,5 @@ def _machine(model: CostModel) -> str:
 
 def _dtype(layers: Sequence[Layer]) -> str:
     """The type of the first layer's numbers, which in all but odd models is that of all."""
-    name = helper.tensor_dtype_to_np_dtype(layers[0].weight.data_type).name
-    return name if name in ("float16", "float32") else "float32"
+    names = [helper.tensor_dtype_to_np_dtype(layer.weight.data_type).name for layer in layers[:1]]
+    return "float16" if names == ["float16"] else "float32"

@@ -2,8 +2,8 @@
 
 Each is timed behind a Conv that gives its input in the layout that ONNX Runtime prefers, as in a network, and
 by ONNX Runtime's profile, so that neither Python nor the way in and out counts. A profile does not tell what
-kernels of a GPU take: there each runs alone, inputs and outputs lie on the GPU, and TF32 is on, as where models
-are timed.
+kernels of a GPU take: there each runs alone, inputs and outputs lie on the GPU, and TF32 is on, as where
+models are timed.
 """
 
 from __future__ import annotations

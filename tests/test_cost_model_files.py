@@ -1,4 +1,4 @@
-"""Cost models as files: a cache by machine, defaults for each provider, clear errors, and nothing half written."""
+"""Cost models as files: a cache by machine, defaults, clear errors, and nothing half written."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_damaged_file_is_passed_over(content: bytes, caplog: pytest.LogCapture
 
 BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "list": (lambda data: [data], "not a cost model; make one with onnxlr calibrate-device"),
-    "plan": (lambda data: {"schema_version": 1, "layers": []}, "not a cost model; make one"),
+    "plan": (lambda _: {"schema_version": 1, "layers": []}, "not a cost model; make one"),
     "newer": (lambda data: {**data, "schema_version": 2}, "schema version 2, and this onnxlr reads 1"),
     "no version": (lambda data: data.pop("schema_version") and data, "schema version None"),
     "wrong": (lambda data: {**data, "block": "x"}, "not a cost model (block must be a whole number)"),

@@ -1,4 +1,4 @@
-"""`calibrate-device` and `calibrate_device`, with few benchmarks; `make`-sized runs are in docs/latency.md."""
+"""`calibrate-device` and `calibrate_device`, with few benchmarks."""
 
 from __future__ import annotations
 

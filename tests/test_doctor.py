@@ -18,9 +18,9 @@ from click.testing import CliRunner, Result
 
 from onnxlr import doctor, installation
 from onnxlr.cli import cli
-from onnxlr.doctor import Diagnosis, diagnose
 from onnxlr.cost_model import CostModel
 from onnxlr.cost_model_files import machine_key, write_cost_model
+from onnxlr.doctor import Diagnosis, diagnose
 from onnxlr.elf import needed_libraries
 from onnxlr.errors import ModelError, ProviderError
 from onnxlr.hardware import cpu_features, cpu_quota
@@ -379,7 +379,7 @@ def test_cost_models(setting: Setting, tmp_path: Path, monkeypatch: pytest.Monke
     assert diagnose().advice == (advice,)
     own = write_cost_model(CostModel(key, 16, 1, 4, {"constant": 1.0}, 0.05))
     found = diagnose()
-    assert not (found.advice or found.problems)
+    assert (found.advice, found.problems) == ((), ())
     assert {Path(model.path): model.holds_here for model in found.cost_models} == {
         own: True,
         other: False,

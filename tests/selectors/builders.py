@@ -21,7 +21,7 @@ def candidate(
     spectra: Sequence[NDArray[np.float64]] = (),
     groups: int = 1,
 ) -> Candidate:
-    """Ranks 8, 16, ... unless given; MACs as the cost, params too unless given."""
+    """Ranks 8, 16, ... unless given; MACs and time as the cost, params too unless given."""
     return Candidate(
         layer="layer",
         scheme=scheme,
@@ -33,6 +33,7 @@ def candidate(
         limit=limit,
         spectra=tuple(spectra),
         groups=groups,
+        time=np.array(cost),
     )
 
 
@@ -42,5 +43,6 @@ def layer(
     macs: float | None = 100,
     params: int = 100,
     sensitivity: float = 1.0,
+    seconds: float | None = 100.0,
 ) -> LayerOptions:
-    return LayerOptions(name, macs, params, sensitivity, candidates)
+    return LayerOptions(name, macs, params, sensitivity, candidates, seconds)

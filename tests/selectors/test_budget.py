@@ -1,8 +1,9 @@
-"""The selectors with a budget: target-macs and target-params."""
+"""The selectors with a budget: target-macs, target-params, and target-latency."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from onnxlr.errors import UsageError
 from onnxlr.selectors import Choice, LayerOptions, ModelSize, Refusal, all_selectors
 from tests.selectors.builders import candidate, layer
 
+UNITS = {"target-macs": "MACs", "target-params": "parameters", "target-latency": "predicted latency"}
 HALVES = candidate("a", [0.25, 0.5, 0.75], [0.3, 0.2, 0.1])
 BETTER_SPENT = Refusal("the budget is better spent on other layers")
 
@@ -48,14 +50,16 @@ def first(rank: int) -> Choice:
         ),
     ],
 )
-@pytest.mark.parametrize(("name", "unit"), [("target-macs", "MACs"), ("target-params", "parameters")])
+@pytest.mark.parametrize(("name", "unit"), UNITS.items())
 def test_selection(
     name: str, unit: str, options: Any, value: float, expected: list[Choice | Refusal]
 ) -> None:
     changed = layer(
         *options.get("candidates", [HALVES]), name="first", sensitivity=options.get("sensitivity", 1.0)
     )
-    verdicts = all_selectors()[name](value)([changed, layer(HALVES, name="second")], ModelSize(300, 300))
+    verdicts = all_selectors()[name](value)(
+        [changed, layer(HALVES, name="second")], ModelSize(300, 300, 300.0)
+    )
     filled = [
         Refusal(verdict.reason.format(name=name, unit=unit)) if isinstance(verdict, Refusal) else verdict
         for verdict in expected
@@ -65,25 +69,27 @@ def test_selection(
 
 
 def uneven() -> list[LayerOptions]:
-    """A layer with many MACs and few weights, and one the other way round; a chain for each halves both."""
+    """A layer with many MACs, one with many weights, and one that takes long; a chain for each halves all."""
     halving = candidate("a", [0.5], [0.1])
     return [
-        layer(halving, name="many MACs", macs=1000, params=10),
-        layer(halving, name="many weights", macs=10, params=1000),
+        layer(halving, name="many MACs", macs=1000, params=10, seconds=10.0),
+        layer(halving, name="many weights", macs=10, params=1000, seconds=10.0),
+        layer(halving, name="much time", macs=10, params=10, seconds=1000.0),
     ]
 
 
 @pytest.mark.parametrize(
-    ("name", "replaced"), [("target-macs", "many MACs"), ("target-params", "many weights")]
+    ("name", "replaced"),
+    [("target-macs", "many MACs"), ("target-params", "many weights"), ("target-latency", "much time")],
 )
 def test_what_is_budgeted_is_what_counts(name: str, replaced: str) -> None:
-    verdicts = all_selectors()[name](0.6)(uneven(), ModelSize(1010, 1010))
+    verdicts = all_selectors()[name](0.6)(uneven(), ModelSize(1020, 1020, 1020.0))
     assert [layer for layer, verdict in verdicts.items() if isinstance(verdict, Choice)] == [replaced]
 
 
-@pytest.mark.parametrize(("name", "unit"), [("target-macs", "MACs"), ("target-params", "parameters")])
+@pytest.mark.parametrize(("name", "unit"), UNITS.items())
 def test_what_cannot_be_reached_is_said(name: str, unit: str) -> None:
-    options, model = [layer(HALVES)], ModelSize(300, 300)  # at best 225 of 300 are left
+    options, model = [layer(HALVES)], ModelSize(300, 300, 300.0)  # at best 225 of 300 are left
     with pytest.raises(UsageError) as caught:
         all_selectors()[name](0.7)(options, model)
     assert str(caught.value) == (
@@ -118,7 +124,15 @@ def test_unknown_macs(of_layer: float | None, of_model: float | None) -> None:
     assert isinstance(all_selectors()["target-params"](0.9)(options, model)["layer"], Choice)
 
 
-@pytest.mark.parametrize("name", ["target-macs", "target-params"])
+def test_times_that_were_not_predicted() -> None:
+    selector = all_selectors()["target-latency"](0.9)
+    with pytest.raises(UsageError, match="target-latency: no times were predicted"):
+        selector([layer(HALVES)], ModelSize(300, 300))
+    with pytest.raises(UsageError, match="target-latency: no times were predicted"):
+        selector([layer(replace(HALVES, time=None))], ModelSize(300, 300, 300.0))
+
+
+@pytest.mark.parametrize("name", UNITS)
 @pytest.mark.parametrize("value", [0, -0.1, 1.01, math.nan])
 def test_the_target_is_a_fraction(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} is a fraction, 0 < {name} <= 1; got"):

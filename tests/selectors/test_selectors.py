@@ -16,7 +16,7 @@ from tests.builders import conv_model, weight
 
 
 def test_selectors_are_found_by_being_there() -> None:
-    assert list(all_selectors()) == ["energy", "evbmf", "target-macs", "target-params"]
+    assert list(all_selectors()) == ["energy", "evbmf", "target-latency", "target-macs", "target-params"]
 
 
 @pytest.mark.parametrize("name", list(all_selectors()))
@@ -30,7 +30,7 @@ def test_selectors_say_what_they_need(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(all_selectors()))
 def test_a_model_may_have_no_layers(name: str) -> None:
-    assert all_selectors()[name](1.0)([], ModelSize(0, 10)) == {}
+    assert all_selectors()[name](1.0)([], ModelSize(0, 10, 1.0)) == {}
 
 
 @pytest.mark.parametrize(
