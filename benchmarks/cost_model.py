@@ -5,7 +5,7 @@ networks is timed, and for each scheme the chain with the most MACs that has at 
 (aligned to the block that was learned). Of a layer and its chains the one that is predicted to be the fastest
 is chosen; regret is what the chosen ones take beyond the fastest ones, over all layers. A model that counts
 MACs alone (one speed for all) is put beside it. Batch 1.
-`python -m benchmarks.cost_model [--seconds 0.1] [MODEL ...]`
+`python -m benchmarks.cost_model [--seconds 0.05] [MODEL ...]`
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Option = Sequence[tuple[ConvSpec, Spatial]]
 
 
 @click.command()
-@click.option("--seconds", default=0.1, show_default=True, help="Timing for each Conv.")
+@click.option("--seconds", default=0.05, show_default=True, help="Timing for each Conv, thrice.")
 @click.argument("names", nargs=-1, type=click.Choice(models.NAMES))
 def main(seconds: float, names: tuple[str, ...]) -> None:
     """Measure, print a table, write the results file."""
@@ -106,15 +106,10 @@ def _placed(chain: Sequence[ConvSpec], spatial: Spatial) -> Option:
 def _time(
     convs: Sequence[tuple[ConvSpec, Spatial]], threads: int, seconds: float
 ) -> dict[tuple[ConvSpec, Spatial], float]:
-    """The faster of two rounds, so that what disturbs one does not count."""
     benchmarks = [MicroBenchmark(*conv) for conv in convs]
-    rounds = [
-        run_micro_benchmarks(
-            benchmarks, find_device("cpu"), threads, (1,), np.float32, no_progress, seconds / 2
-        )
-        for _ in range(2)
-    ]
-    return {(a.conv, a.spatial): min(a.seconds, b.seconds) for a, b in zip(*rounds, strict=True)}
+    device = find_device("cpu")
+    timed = run_micro_benchmarks(benchmarks, device, threads, (1,), np.float32, no_progress, seconds)
+    return {(entry.conv, entry.spatial): entry.seconds for entry in timed}
 
 
 def _regret(predicted: Sequence[Sequence[float]], taken: Sequence[Sequence[float]]) -> float:

@@ -35,6 +35,9 @@ _SMALLEST_PLANAR = 4
 _PASS = 128
 """Input channels that a pointwise Conv sums up before it writes."""
 
+_SHARED_MACS = 2**16
+"""From as many multiply-accumulates on ONNX Runtime spreads a Gemm over its threads."""
+
 _FOLDS = 5
 
 _LEAST = 1e-9
@@ -217,13 +220,21 @@ def _terms(
     read = repeats * prod(spatial) * inputs * shape.itemsize
     written = repeats * prod(conv.output_spatial(spatial)) * outputs * shape.itemsize
     kind = _kind(conv)
-    terms = {"constant": np.ones(np.shape(outputs)), "input": read, "output": written}
+    macs = positions * weights
+    terms = {
+        "constant": np.ones(np.shape(outputs)),
+        "input": read,
+        "output": written,
+    }
     if kind == "gemm":
-        return terms | {"gemm": positions * weights, "gemm weights": weights * shape.itemsize}
+        shared = np.where(macs >= _SHARED_MACS, 1.0, 0.0)
+        return terms | {"gemm": macs, "gemm weights": weights * shape.itemsize, "gemm shared": shared}
     terms |= {"weights": weights * shape.itemsize}
-    if kind in ("depthwise", "unrolled"):
-        edge = _edge(conv, sizes) if kind == "depthwise" else 0.0
-        return terms | {kind: positions * weights, f"{kind} edge": edge * positions * weights}
+    if kind == "depthwise":
+        return terms | {"depthwise": macs, "depthwise edge": macs * _edge(conv, sizes)}
+    if kind == "unrolled":
+        columns = positions * taps * (outputs if conv.transposed else inputs) * shape.itemsize
+        return terms | {"unrolled": macs, "columns": columns}
     own_inputs, own_outputs = inputs / group, outputs / group
     planar = (own_inputs % _SMALLEST_PLANAR != 0) | (own_inputs < shape.block)
     if group > 1:
