@@ -53,9 +53,7 @@ def with_data(options: Mapping[str, Any]) -> dict[str, Any]:
     if "calibration" in rest:
         inputs, samples, *how = (rest.pop(name) for name in _CALIBRATION)
         rest["calibration"] = (
-            None
-            if inputs is None
-            else onnxlr.Calibration(inputs, samples, images, *how, **{**run, "device": _fitting_device(run)})
+            None if inputs is None else onnxlr.Calibration(inputs, samples, images, *how, **run)
         )
     if "cost_model" in rest:
         batch = rest.get("batches", (1,))[0]
@@ -67,11 +65,6 @@ def with_data(options: Mapping[str, Any]) -> dict[str, Any]:
             limits=limits, images=images, input_shapes=rest["input_shapes"], **taken, **run
         )
     return rest
-
-
-def _fitting_device(run: Mapping[str, Any]) -> str:
-    """CUDA instead of TensorRT, which takes long to build each of the many networks that fitting runs."""
-    return "cuda" if run["device"] == "tensorrt" else str(run["device"])
 
 
 def _make_selector(name: str, value: float) -> RankSelector:

@@ -80,6 +80,7 @@ def make_result(
         skipped=plan.skipped,
         totals=job.totals(model),
         predicted_rel_l2=plan.predicted_rel_l2,
+        predicted_latency=plan.latency,
         validation=checked.validation if checked else None,
         latency=checked.latency if checked else None,
         latencies=checked.latencies if checked else (),

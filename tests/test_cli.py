@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from onnxlr import runtime
-from onnxlr.arguments import with_data
 from onnxlr.cli import cli
 from onnxlr.schemes import all_schemes
 from tests.builders import conv_model, stored_outside, weight
@@ -72,17 +71,6 @@ def test_wrong_batch_sizes(model: Path, sizes: str) -> None:
     done = invoke("validate", model, model, "--batch", sizes, *QUICK)
     assert done.exit_code == 2
     assert done.stdout == ""
-
-
-def test_calibration_goes_to_cuda_where_tensorrt_is_asked_for() -> None:
-    options = dict.fromkeys(("image_size", "inputs", "labels", "max_rel_l2", "min_agreement", "max_drop"))
-    given = {
-        **{"mean": (0.0,), "std": (1.0,), "layout": "auto", "threads": 0, "seed": 0},
-        **{"device": "tensorrt", "calibration": "c.npz", "calibration_samples": 8, "sensitivity": True},
-        **{"refine": 1, "latency_seconds": 0.0, "batches": (1,), "prefer_nhwc": False, "input_shapes": {}},
-    }
-    found = with_data({**options, **given})
-    assert (found["calibration"].device, found["checks"].device) == ("cuda", "tensorrt")
 
 
 @pytest.mark.parametrize(("force", "written"), [([], False), (["--force"], True)])

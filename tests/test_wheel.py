@@ -21,6 +21,7 @@ PUBLIC = {
     "DataError",
     "ImageOptions",
     "Limits",
+    "Machine",
     "ModelError",
     "OnnxlrError",
     "Plan",

@@ -11,7 +11,7 @@ from typing import Any
 from onnxlr.hardware import processor_name
 from onnxlr.latency import Latency
 from onnxlr.layer import Skipped
-from onnxlr.plan import BeforeAfter, PlannedLayer
+from onnxlr.plan import BeforeAfter, Milliseconds, PlannedLayer
 from onnxlr.runtime import ort_version
 from onnxlr.validation import Validation
 
@@ -68,6 +68,7 @@ class Report:
         versions: of onnxlr and what it stands on, and the machine.
         predicted_rel_l2: see `Plan.predicted_rel_l2`.
         latencies: at every batch size, on a GPU also with a CUDA graph; `latency` is the first.
+        predicted_latency: see `Plan.latency`.
         layer_times: of replaced layers that could be told apart; None if it was not asked for.
     """
 
@@ -83,6 +84,7 @@ class Report:
     predicted_rel_l2: float | None = None
     latencies: tuple[Latency, ...] = ()
     layer_times: tuple[LayerTime, ...] | None = None
+    predicted_latency: Milliseconds | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data for JSON; see docs/report.md for the schema."""

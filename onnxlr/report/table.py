@@ -31,6 +31,12 @@ def render_report(report: Report, width: int = 80) -> Iterator[RenderableType]:
     yield from render_checks(report.validation, report.latencies, report.notes)
     if report.predicted_rel_l2 is not None and report.validation is not None:
         yield Text(f"relative L2 that the layers' errors predicted: {report.predicted_rel_l2:.3g}")
+    if report.predicted_latency is not None:
+        predicted = report.predicted_latency
+        yield Text(
+            f"latency that was predicted: {predicted.before:.3g} ms before, {predicted.after:.3g} ms after: "
+            f"{predicted.before / predicted.after:.2f}x"
+        )
 
 
 def render_plan(
