@@ -242,7 +242,7 @@ def validate(reference: Path, candidate: Path, as_json: bool, **options: Any) ->
 def calibrate_device(output: Path | None, as_json: bool, **options: Any) -> None:
     """Measure how long Convs of many shapes take here, and keep a model of it that predicts others.
 
-    It takes about a quarter of a minute, in which nothing else should run.
+    It takes about half a minute, in which nothing else should run.
     """
     if output is not None:
         _check_targets(output)

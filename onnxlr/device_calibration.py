@@ -1,4 +1,4 @@
-"""This machine -> a cost model of it, in a quarter of a minute."""
+"""This machine -> a cost model of it, in half a minute."""
 
 from __future__ import annotations
 

@@ -115,7 +115,11 @@ def describe_clock(clock: Clock) -> str:
 
 
 def _machine(model: CostModel) -> str:
-    return ", ".join(value for value in model.key.values() if value)
+    """What a cost model holds for, without what tells apart machines that are alike."""
+    names = ("processor", "gpu", "provider", "dtype")
+    parts = [model.key[name] for name in names if model.key.get(name)]
+    threads = model.key.get("threads")
+    return ", ".join([*parts, *([f"threads: {threads}"] if threads else [])])
 
 
 def _dtype(layers: Sequence[Layer]) -> str:

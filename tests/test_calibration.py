@@ -12,10 +12,12 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from threadpoolctl import threadpool_limits
 
 from onnxlr import calibration as calibration_module
+from onnxlr import calibration_data
 from onnxlr import positions as positions_module
 from onnxlr import subject as subject_module
 from onnxlr.analysis import analyse
 from onnxlr.calibration import Calibrator, Survey, Task
+from onnxlr.calibration_data import Calibration
 from onnxlr.factorization import LayerWeights
 from onnxlr.feeds import Feeds
 from onnxlr.fitting import Fit
@@ -823,3 +825,16 @@ def test_sensitivity_with_fewer_samples_than_inputs() -> None:
     made = calibrator(model, [normal(3, 20, seed=i) for i in range(6)])
     found = made.survey(tasks(model, ["channel-out"])).sensitivity
     assert 0.2 < found["", "y"] < 5
+
+
+def test_fitting_takes_cuda_where_tensorrt_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT would build each of the many networks that fitting runs."""
+    model, asked = MODELS["conv, plain"], list[str]()
+    monkeypatch.setattr(calibration_data, "find_device", lambda name: asked.append(name) or CPU)
+    np.save(tmp_path / "x.npy", random_input(model))
+    Calibration(str(tmp_path / "x.npy"), device="tensorrt").calibrator(
+        Model(model), workers=1, progress=no_progress
+    )
+    assert asked == ["cuda"]

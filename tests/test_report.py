@@ -14,7 +14,7 @@ from onnxlr.analysis import Skipped
 from onnxlr.errors import UsageError
 from onnxlr.inspection import InspectedLayer, InspectedScheme, Inspection
 from onnxlr.latency import Latency
-from onnxlr.plan import BeforeAfter, PlannedLayer
+from onnxlr.plan import BeforeAfter, Milliseconds, PlannedLayer
 from onnxlr.report import Report, Totals, check_report_name, installed_versions, to_json, write_report
 from onnxlr.report.table import render_inspection, render_report
 from onnxlr.validation import OutputDifference, Validation
@@ -166,6 +166,14 @@ def test_tables_fit(rank: tuple[int, ...], width: int) -> None:
     assert LONG[-8:] in row
     for number in ("2048×1024×3×3", "tucker2", "×".join(map(str, rank)), "7%", "0.951", "0.221"):
         assert number in row
+
+
+def test_the_latency_that_was_predicted() -> None:
+    report = dataclasses.replace(REPORT, predicted_latency=Milliseconds(3.0, 1.5))
+    assert json.loads(to_json(report.to_dict()))["predicted_latency"] == {"before": 3.0, "after": 1.5}
+    text = rendered(render_report(report, 100), 100)
+    assert "latency that was predicted: 3 ms before, 1.5 ms after: 2.00x" in text
+    assert "that was predicted" not in rendered(render_report(REPORT, 100), 100)
 
 
 def test_what_a_report_tells() -> None:
