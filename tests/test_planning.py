@@ -322,7 +322,7 @@ def test_a_zero_weight_has_no_error() -> None:
         ({"energy": 0.9, "evbmf": True}, "give one of energy, evbmf"),
         ({"target_macs": 0.9, "selector": Recorder()}, "give one of target-macs, selector"),
         ({"align": 0}, "align must be at least 1"),
-        ({"gate": "luck"}, "gate must be one of macs, none"),
+        ({"gate": "luck"}, "gate must be one of macs, latency, none"),
         ({"schemes": ["svd"]}, "no scheme named svd; there are: channel-in"),
         ({"include": "("}, "no regular expression"),
         ({"input_shapes": {"z": [1]}}, "input shape given for 'z'"),

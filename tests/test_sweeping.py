@@ -78,7 +78,7 @@ def test_targets(points: int, lowest: float, targets: list[float] | None) -> Non
 
 
 def test_a_unit_that_is_none() -> None:
-    with pytest.raises(onnxlr.UsageError, match="unit must be one of macs, params; got 'bytes'"):
+    with pytest.raises(onnxlr.UsageError, match="unit must be one of macs, params, latency; got 'bytes'"):
         onnxlr.sweep(MODEL, unit="bytes")
 
 
