@@ -18,7 +18,7 @@ import models
 import onnxlr
 from benchmarks.float16 import to_float16
 from benchmarks.results import print_rows, write_results
-from benchmarks.speedup import UniformSelector
+from benchmarks.speedup import optimize_uniformly
 from onnxlr.checking import CheckResult
 from onnxlr.errors import ProviderError
 from onnxlr.latency import Latency
@@ -78,14 +78,7 @@ def _measure(
 ) -> Iterator[dict[str, Any]]:
     """Rows of one model and scheme: the same factors in both precisions."""
     original = models.build(name)
-    result = onnxlr.optimize(
-        original,
-        selector=UniformSelector(ratio, scheme),
-        schemes=list(dict.fromkeys([scheme, "channel-out"])),
-        gate="none",
-        align=align,
-        checks=None,
-    )
+    result = optimize_uniformly(original, ratio, scheme, align, checks=None)
     macs = result.report.totals.macs
     if macs.before is None or macs.after is None:
         raise RuntimeError(f"{name}: sizes are unknown")

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import numpy as np
+from onnx import ModelProto
 
 import models
 import onnxlr
@@ -52,6 +53,20 @@ class UniformSelector:
         return Choice(candidate.layer, candidate.scheme, candidate.ranks[best])
 
 
+def optimize_uniformly(
+    model: ModelProto, ratio: float, scheme: str, align: int, checks: onnxlr.Checks | None
+) -> onnxlr.Result:
+    """Every layer at the same fraction of its MACs, by `scheme` or, where it is refused, the SVD pair."""
+    return onnxlr.optimize(
+        model,
+        selector=UniformSelector(ratio, scheme),
+        schemes=list(dict.fromkeys([scheme, "channel-out"])),
+        gate="none",
+        align=align,
+        checks=checks,
+    )
+
+
 @click.command()
 @click.option("--ratio", default=0.5, show_default=True, help="MACs to keep of every layer.")
 @click.option("--seconds", default=10.0, show_default=True, help="Timing per row.")
@@ -65,14 +80,7 @@ def main(ratio: float, seconds: float, threads: int, align: int, names: tuple[st
         model = models.build(name)
         for scheme in all_schemes():
             checks = onnxlr.Checks(device="cpu", threads=threads, latency_seconds=seconds)
-            result = onnxlr.optimize(
-                model,
-                selector=UniformSelector(ratio, scheme),
-                schemes=list(dict.fromkeys([scheme, "channel-out"])),
-                gate="none",
-                align=align,
-                checks=checks,
-            )
+            result = optimize_uniformly(model, ratio, scheme, align, checks)
             rows.append(_row(name, scheme, align, result))
             print_rows(rows[-1:])
     print_rows(rows)

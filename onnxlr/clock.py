@@ -63,7 +63,7 @@ class Clock:
 
     def knows(self, layer: Layer) -> bool:
         """Whether the layer's sizes are known, and so its time."""
-        return layer.spatial is not None and layer.repeats is not None
+        return layer.macs is not None
 
     def seconds(self, layer: Layer) -> float | None:
         """Of one run of a layer; None where its sizes are not known."""

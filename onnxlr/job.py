@@ -177,14 +177,18 @@ class Job:
         layers = [item for item in self._found if isinstance(item, Layer)]
         return set_clock(self._machine, self._prepared, layers, self._input_shapes, self._progress)
 
+    def _find_clock(self, selection: Selection) -> Clock | None:
+        """The clock, if times are to be predicted."""
+        return self._clock if selection.needs_times else None
+
     def _align(self, selection: Selection) -> int:
         """What ranks are multiples of: where times count, the blocks that are fast on the machine."""
-        default = self._clock.cost_model.block if selection.needs_times else _ALIGN
-        return selection.align or default
+        clock = self._find_clock(selection)
+        return selection.align or (_ALIGN if clock is None else clock.cost_model.block)
 
     def plan(self, selection: Selection) -> Plan:
         """See `onnxlr.plan`."""
-        clock = self._clock if selection.needs_times else None
+        clock = self._find_clock(selection)
         size = self.size if clock is None else replace(self.size, seconds=clock.whole)
         found, judgement = self._judge(selection)
         layers, skipped = plan_layers(
@@ -266,9 +270,12 @@ class Job:
         key = (*names, selection.selector.judges)
         if self._judged is None or self._judged[0] != key:
             layers = filter_layers(self._found, selection.include, selection.exclude)
-            clock = self._clock if selection.needs_times else None
             found = find_prospects(
-                layers, selection.schemes.values(), self._align(selection), selection.gate_name, clock
+                layers,
+                selection.schemes.values(),
+                self._align(selection),
+                selection.gate_name,
+                self._find_clock(selection),
             )
             calibrator = self._calibrator if selection.selector.judges == "outputs" else None
             if calibrator is None:

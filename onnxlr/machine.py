@@ -73,8 +73,7 @@ def set_clock(
         ProviderError: the device is not there.
         UsageError: sizes of a layer are unknown that is not in the body of a Loop, an If or a function.
     """
-    in_main_graph = [layer for layer in layers if not layer.key[0]]
-    if any(layer.spatial is None or layer.repeats is None for layer in in_main_graph):
+    if any(layer.macs is None for layer in layers if not layer.key[0]):
         raise UsageError(
             "times cannot be predicted, as sizes of the model's inputs are unknown; give --input-shape"
         )

@@ -11,11 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxlr.conv import ConvSpec, Spatial
@@ -24,6 +22,7 @@ from onnxlr.model_file import Model
 from onnxlr.parallel import Progress
 from onnxlr.providers import GpuOptions
 from onnxlr.runtime import Device, Session
+from onnxlr.stopwatch import time_runs, typical
 
 __all__ = ["MicroBenchmark", "run_micro_benchmarks", "suite"]
 
@@ -31,9 +30,6 @@ _SEED = 0
 _ROUNDS = 3
 """Far apart in time: what disturbs one does not disturb the others."""
 _FEWEST_RUNS, _MOST_RUNS = 5, 50
-_QUANTILE = 0.25
-"""Of the runs: what other work on the machine takes only ever adds time."""
-
 _FEED = 16
 """Channels that the Conv before reads: few, so that it takes little time."""
 
@@ -146,23 +142,11 @@ def run_micro_benchmarks(
         session = Session(model, device, threads, profiled=on_cpu, gpu=GpuOptions(tf32=True))
         channels = _FEED if on_cpu else benchmark.conv.in_channels
         x = np.random.default_rng(_SEED).standard_normal((batch, channels, *benchmark.spatial)).astype(dtype)
-        walls = _run(session, x, seconds)
-        found = _kernel_time(session, len(walls)) if on_cpu else float(np.quantile(walls, _QUANTILE))
+        walls = time_runs(session.repeat({"x": x}), seconds, _FEWEST_RUNS, _MOST_RUNS)  # with the warm-up
+        found = _kernel_time(session, len(walls)) if on_cpu else typical(walls)
         taken[i] = min(taken[i], found)
         progress("Timing Convs", done + 1, _ROUNDS * len(runs))
     return [Timed(b.conv, b.spatial, batch, t) for (b, batch), t in zip(runs, taken, strict=True)]
-
-
-def _run(session: Session, x: NDArray[Any], seconds: float) -> list[float]:
-    """Seconds of each run, warm-up included."""
-    run = session.repeat({"x": x})
-    walls: list[float] = []
-    end = perf_counter() + seconds
-    while len(walls) < _FEWEST_RUNS or (perf_counter() < end and len(walls) < _MOST_RUNS):
-        start = perf_counter()
-        run()
-        walls.append(perf_counter() - start)
-    return walls
 
 
 def _kernel_time(session: Session, runs: int) -> float:
@@ -174,7 +158,7 @@ def _kernel_time(session: Session, runs: int) -> float:
         one = nodes[start : start + count]
         linear = [i for i, node in enumerate(one) if node.op_type not in _CONVERSIONS]
         totals.append(sum(node.seconds for node in one[linear[0] + 1 : linear[-1] + 1]))
-    return float(np.quantile(totals, _QUANTILE))
+    return typical(totals)
 
 
 def _graph(benchmark: MicroBenchmark, dtype: Any, with_feed: bool) -> ModelProto:

@@ -14,17 +14,16 @@ part of the layer.
 from __future__ import annotations
 
 import re
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 from onnx import NodeProto
 
 from onnxlr.feeds import Feed
 from onnxlr.model_file import Model
 from onnxlr.runtime import Device, NodeTime, Session
+from onnxlr.stopwatch import time_runs, typical
 from passes.constants import Constants
 from passes.graph import Key, copy_model, scopes
 
@@ -73,7 +72,7 @@ def measure_layers(
     Raises:
         ModelError: ONNX Runtime cannot load or run the model.
     """
-    whole = _typical(_run(Session(model, device, threads), feed, seconds / 2))
+    whole = typical(_run(Session(model, device, threads), feed, seconds / 2))
     if device.name != "cpu":
         return LayerTimes({}, whole)
     session = Session(_marked(model), device, threads, profiled=True)
@@ -88,17 +87,7 @@ def _run(session: Session, feed: Feed, seconds: float) -> list[float]:
     """Seconds of each of several runs, after one to warm up."""
     run = session.repeat(feed)
     run()
-    times: list[float] = []
-    while len(times) < _MIN_RUNS or (len(times) < _MAX_RUNS and sum(times) < seconds):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return times
-
-
-def _typical(seconds: list[float]) -> float:
-    """The lower quartile: what else the machine does only ever adds time."""
-    return float(np.quantile(seconds, 0.25))
+    return time_runs(run, seconds, _MIN_RUNS, _MAX_RUNS)
 
 
 def _marked(model: Model) -> Model:
@@ -135,7 +124,7 @@ class _Graph:
         for name, seconds in named.items():
             position = self._identify(name)
             if position is not None:
-                found[position].append(_typical(seconds))
+                found[position].append(typical(seconds))
         return {position: share[0] for position, share in found.items() if len(share) == 1}
 
     def _identify(self, name: str) -> int | None:
