@@ -1,8 +1,9 @@
 """Exact low-rank optimization of ONNX models: smaller and faster, without retraining, with proof."""
 
-from onnxlr.api import apply, inspect, optimize, plan, sweep, validate
+from onnxlr.api import apply, compare, inspect, optimize, plan, sweep, validate
 from onnxlr.calibration_data import Calibration
 from onnxlr.checking import Checks
+from onnxlr.comparing import CompareOptions, Comparison, write_comparison
 from onnxlr.cost_model import CostModel
 from onnxlr.cost_model_files import read_cost_model, write_cost_model
 from onnxlr.device_calibration import calibrate_device
@@ -26,6 +27,8 @@ from onnxlr.validation import Limits
 __all__ = [
     "Calibration",
     "Checks",
+    "CompareOptions",
+    "Comparison",
     "CostModel",
     "DataError",
     "ImageOptions",
@@ -43,6 +46,7 @@ __all__ = [
     "ValidationError",
     "apply",
     "calibrate_device",
+    "compare",
     "inspect",
     "optimize",
     "plan",
@@ -50,6 +54,7 @@ __all__ = [
     "read_plan",
     "sweep",
     "validate",
+    "write_comparison",
     "write_cost_model",
     "write_plan",
     "write_report",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from onnx import ModelProto
 
 from onnxlr.calibration_data import Calibration
 from onnxlr.checking import CheckResult, Checks, Reference, run_checks
+from onnxlr.comparing import CompareOptions, Comparer, Comparison
 from onnxlr.errors import ModelError, UsageError
 from onnxlr.inspection import Inspection
 from onnxlr.job import Job, Selection, find_schemes
@@ -26,7 +30,7 @@ from onnxlr.selectors import RankSelector
 from onnxlr.sweeping import find_targets, sweep_budgets
 from onnxlr.validation import Limits
 
-__all__ = ["Source", "apply", "inspect", "optimize", "plan", "sweep", "validate"]
+__all__ = ["Source", "apply", "compare", "inspect", "optimize", "plan", "sweep", "validate"]
 
 Source = str | os.PathLike[str] | ModelProto | Model
 """A path, or a model in memory."""
@@ -280,6 +284,44 @@ def validate(
     if checked.validation is None:
         raise ModelError(checked.notes[-1])
     return checked
+
+
+def compare(
+    sources: Sequence[Source],
+    options: CompareOptions = CompareOptions(),
+    *,
+    optimized: Mapping[str, Any] | None = None,
+    progress: Progress = no_progress,
+) -> Comparison:
+    """Hold exports of one network against each other: outputs, layers, files, what `optimize` makes of them.
+
+    Args:
+        sources: two or more; all others are held against the first.
+        options: data, tolerance, and what names and layouts do not tell.
+        optimized: arguments of `plan` to optimize every model by; None: not to. A calibration has data for
+            the first model. Results are timed all together, and none is taken back for being slow.
+        progress: called with a stage, the steps done and all steps.
+
+    Raises:
+        UsageError: inputs or outputs can be matched in several ways; `options` have to say which.
+        ModelError: a model cannot be read or run, or inputs, outputs or their shapes do not fit.
+        DataError: data do not fit the first model.
+        ProviderError: the device is not there.
+        OnnxlrError: what `plan` raises.
+
+    >>> found = compare(["torch.onnx", "keras.onnx"], optimized={"energy": 0.9})  # doctest: +SKIP
+    >>> found.same, found.walks[0].divergence  # doctest: +SKIP
+    """
+    comparer = Comparer([load(source) for source in sources], options, progress)
+    found = comparer.compare()
+    if optimized is None:
+        return found
+    with tempfile.TemporaryDirectory(prefix="onnxlr-") as folder:
+        results = [
+            optimize(export.model, **given, checks=None, progress=progress)
+            for export, given in comparer.arguments(optimized, Path(folder))
+        ]
+    return replace(found, optimized=comparer.compare_results(results))
 
 
 def _start(

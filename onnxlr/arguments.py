@@ -9,7 +9,7 @@ import onnxlr
 from onnxlr.errors import UsageError
 from onnxlr.selectors import RankSelector, all_selectors
 
-__all__ = ["with_data", "with_selector", "with_shapes"]
+__all__ = ["with_comparison", "with_data", "with_selector", "with_shapes"]
 
 _CALIBRATION = ("calibration", "calibration_samples", "sensitivity", "refine")
 _CHECKS = ("inputs", "labels", "latency_seconds", "batches", "prefer_nhwc")
@@ -65,6 +65,26 @@ def with_data(options: Mapping[str, Any]) -> dict[str, Any]:
             limits=limits, images=images, input_shapes=rest["input_shapes"], **taken, **run
         )
     return rest
+
+
+def with_comparison(options: Mapping[str, Any]) -> tuple[onnxlr.CompareOptions, dict[str, Any] | None]:
+    """How to compare, and arguments to optimize every model by; None where that was not asked for.
+
+    Raises:
+        UsageError: a number is out of range, or rank rules contradict each other.
+    """
+    rest = dict(options)
+    optimized = rest.pop("optimize")
+    images = onnxlr.ImageOptions(*(rest[name] for name in _IMAGES[:-1]))
+    compared = onnxlr.CompareOptions(
+        input_shapes=dict(rest["input_shapes"]),
+        mapping=dict(rest.pop("mapping")),
+        layouts=dict(rest.pop("layouts")),
+        images=images,
+        **{name: rest.pop(name) for name in ("inputs", "tolerance", "latency_seconds")},
+        **{name: rest[name] for name in _RUN},
+    )
+    return compared, with_selector(with_data({**rest, "layout": "auto"})) if optimized else None
 
 
 def _make_selector(name: str, value: float) -> RankSelector:

@@ -67,10 +67,15 @@ class Calibration:
             ProviderError: the device is not there.
         """
         device = find_device("cuda" if self.device == "tensorrt" else self.device)
-        feeds = self._feeds(Session(model, device, self.threads).inputs)
+        feeds = self.feeds(Session(model, device, self.threads).inputs)
         return Calibrator(model, feeds, device, self.threads, self.seed, self.refine, workers, progress)
 
-    def _feeds(self, inputs: Sequence[Value]) -> Feeds:
+    def feeds(self, inputs: Sequence[Value]) -> Feeds:
+        """The data, in enough batches that some samples can be held out whole.
+
+        Raises:
+            DataError: they are missing, damaged, not finite, or do not fit the model.
+        """
         feeds = self._load(inputs, None)
         if len(feeds.batches) >= _RUNS:
             return feeds

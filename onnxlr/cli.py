@@ -15,13 +15,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 import onnxlr
-from onnxlr.arguments import with_data, with_selector, with_shapes
+from onnxlr.arguments import with_comparison, with_data, with_selector, with_shapes
+from onnxlr.comparing import COMPARISON_FILES, comparison_sections
 from onnxlr.data_options import (
     CALIBRATION,
     CHECKS,
+    COMPARED,
     COST_MODEL,
     DEVICE_CALIBRATION,
     IMAGES,
+    PIXELS,
     RUN,
     SLOWER,
     SWEEP_CHECKS,
@@ -31,12 +34,15 @@ from onnxlr.doctor import diagnose
 from onnxlr.errors import OnnxlrError, UsageError, ValidationError
 from onnxlr.options import (
     ALIGN,
+    COMPARISONS,
     EXTERNAL_DATA,
     FILE,
     FOLDER,
     INPUT_SHAPES,
     JSON,
+    MAPPING,
     OUTPUT,
+    PORT_LAYOUTS,
     REPORTS,
     SCHEMES,
     SELECTION,
@@ -44,13 +50,14 @@ from onnxlr.options import (
     WORKERS,
 )
 from onnxlr.parallel import Progress
-from onnxlr.report import check_report_name, to_json
+from onnxlr.report import REPORT_FILES, check_report_name, to_json
 from onnxlr.report.curve import check_folder
 from onnxlr.report.table import (
     render_checks,
     render_inspection,
     render_plan,
     render_report,
+    render_sections,
     render_sweep,
 )
 
@@ -128,7 +135,8 @@ def optimize(model: Path, output: Path, external_data: str, **options: Any) -> N
     original is written. Not with --target-params, --gate none, or --latency-seconds 0.
     """
     force, reports, as_json = (options.pop(name) for name in ("force", "reports", "as_json"))
-    _check_targets(output, reports)
+    _check_reports(reports)
+    _check_target(output)
     options = with_data(with_shapes(options))
     with _progress() as progress:
         result = onnxlr.optimize(model, progress=progress, **with_selector(options))
@@ -183,7 +191,7 @@ def sweep(model: Path, output: Path, as_json: bool, **options: Any) -> None:
 @COST_MODEL
 def plan(model: Path, output: Path, **options: Any) -> None:
     """Choose schemes and ranks, and write them to a JSON file that `apply` takes."""
-    _check_targets(output)
+    _check_target(output)
     with _progress() as progress:
         made = onnxlr.plan(model, progress=progress, **with_selector(with_data(with_shapes(options))))
     onnxlr.write_plan(made, output)
@@ -205,7 +213,8 @@ def apply(
     model: Path, plan: Path, output: Path, external_data: str, reports: Sequence[Path], **options: Any
 ) -> None:
     """Rewrite MODEL as PLAN says; the result is not run (see `validate`)."""
-    _check_targets(output, reports)
+    _check_reports(reports)
+    _check_target(output)
     with _progress() as progress:
         result = onnxlr.apply(model, onnxlr.read_plan(plan), progress=progress, **with_data(options))
     written = result.save(output, external_data)
@@ -236,6 +245,41 @@ def validate(reference: Path, candidate: Path, as_json: bool, **options: Any) ->
         raise ValidationError("; ".join(checked.validation.violations))
 
 
+@cli.command()
+@click.argument("models", type=FILE, nargs=-1, required=True)
+@COMPARED
+@MAPPING
+@PORT_LAYOUTS
+@click.option("--optimize", is_flag=True, help="Optimize each by the options below, and compare the results.")
+@SELECTION
+@CALIBRATION
+@PIXELS
+@RUN
+@COST_MODEL
+@COMPARISONS
+@JSON
+def compare(models: Sequence[Path], reports: Sequence[Path], as_json: bool, **options: Any) -> None:
+    """Hold exports of one network against the first of MODELS; exit with 1 if they are not the same function.
+
+    Inputs and outputs are matched by name, shape and type, through layouts. Where outputs differ, the first
+    layer behind which values differ is named, and what is different about it.
+    """
+    _check_reports(reports, COMPARISON_FILES)
+    compared, optimized = with_comparison(options)
+    with _progress() as progress:
+        found = onnxlr.compare(models, compared, optimized=optimized, progress=progress)
+    for report in reports:
+        onnxlr.write_comparison(found, report)
+    if as_json:
+        click.echo(to_json(found.to_dict()))
+    else:
+        _print(lambda width: render_sections(comparison_sections(found, complete=False), width))
+        _tell_written(*reports)
+    if not found.same:
+        groups = " differs from ".join(" = ".join(group) for group in found.groups)
+        raise ValidationError(f"not the same function within tolerance: {groups}")
+
+
 @cli.command("calibrate-device")
 @DEVICE_CALIBRATION
 @JSON
@@ -245,7 +289,7 @@ def calibrate_device(output: Path | None, as_json: bool, **options: Any) -> None
     It takes about half a minute, in which nothing else should run.
     """
     if output is not None:
-        _check_targets(output)
+        _check_target(output)
     start = time.perf_counter()
     with _progress() as progress:
         model = onnxlr.calibrate_device(progress=progress, **options)
@@ -278,15 +322,19 @@ def doctor(as_json: bool) -> None:
         raise ValidationError("; ".join(problem.what for problem in diagnosis.problems))
 
 
-def _check_targets(output: Path, reports: Sequence[Path] = ()) -> None:
-    """Refuse targets that cannot be written before any work is done."""
-    for report in reports:
-        check_report_name(report)
-    for path in (output, *reports):
-        if not path.parent.is_dir():
-            raise UsageError(f"{path}: the folder {path.parent} does not exist")
-        if os.path.isdir(path):  # unlike Path.is_dir, False for names that no file can have
-            raise UsageError(f"{path}: is a folder; name a file")
+def _check_reports(paths: Sequence[Path], kinds: Sequence[str] = REPORT_FILES) -> None:
+    """Refuse reports of an unknown kind, and what `_check_target` refuses."""
+    for path in paths:
+        check_report_name(path, kinds)
+        _check_target(path)
+
+
+def _check_target(path: Path) -> None:
+    """Refuse a target that cannot be written, before any work is done."""
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: the folder {path.parent} does not exist")
+    if os.path.isdir(path):  # unlike Path.is_dir, False for names that no file can have
+        raise UsageError(f"{path}: is a folder; name a file")
 
 
 def _tell_written(*paths: Path) -> None:

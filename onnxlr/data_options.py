@@ -15,9 +15,11 @@ from onnxlr.runtime import DEVICES
 __all__ = [
     "CALIBRATION",
     "CHECKS",
+    "COMPARED",
     "COST_MODEL",
     "DEVICE_CALIBRATION",
     "IMAGES",
+    "PIXELS",
     "RUN",
     "SLOWER",
     "SWEEP_CHECKS",
@@ -49,7 +51,7 @@ def _batches(text: str) -> tuple[int, ...]:
 
 DATA = ".npz, .npy, folder of these or of images, test_data_set folder, or script.py:function (docs/data.md)."
 
-IMAGES = grouped(
+PIXELS = grouped(
     click.option(
         "--image-size",
         type=_image_size,
@@ -70,6 +72,10 @@ IMAGES = grouped(
         metavar="NUMBERS",
         help="What these are divided by then; one, or one a channel.",
     ),
+)
+
+IMAGES = grouped(
+    PIXELS,
     click.option(
         "--layout",
         default="auto",
@@ -165,6 +171,25 @@ SLOWER = grouped(
         "--verify-layers",
         is_flag=True,
         help="Time every replaced layer in place, from ONNX Runtime's profile (CPU).",
+    ),
+)
+
+COMPARED = grouped(
+    click.option(
+        "--inputs",
+        metavar="DATA",
+        help=f"Data for the first model. {DATA}  [default: seeded random numbers]",
+    ),
+    click.option(
+        "--tolerance",
+        type=click.FloatRange(0),
+        help="Relative L2 up to which outputs count as the same.  [default: 1e-4; with half precision 2e-2]",
+    ),
+    click.option(
+        "--latency-seconds",
+        default=5.0,
+        type=click.FloatRange(0),
+        help="Time to spend on timing with --optimize, in seconds; 0: none.",
     ),
 )
 

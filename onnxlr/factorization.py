@@ -1,14 +1,15 @@
 """Weights of layers -> their decompositions and factors, in the scale in which errors count.
 
-Where a BatchNormalization was folded into a layer, the folded weight is diag(f) W. Factorizations minimize
-‖W − Ŵ‖_F of the weight from *before* the folding: f says how the network scales a channel, not how much the
-channel matters. f is multiplied back into the last factor. A channel with f = 0 is dead: it counts as zero.
+Every output channel counts alike: factorizations minimize ‖D⁻¹(W − Ŵ)‖_F, D the norms of the rows of W, and D
+is multiplied back into the last factor. A norm says how the network scales a channel, not how much it
+matters; and one exporter folds a BatchNormalization into W, as diag(f) W, where another one does not: so both
+get the same ranks. A row of zeros stays one.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from onnxlr.conv import ConvSpec
 from onnxlr.errors import ModelError
 from onnxlr.layer import Layer
 from onnxlr.schemes import Decomposition, Rank, Scheme, Weight
-from passes.graph import Key
 
 __all__ = ["LayerWeights", "balance"]
 
@@ -27,29 +27,22 @@ _KEPT_BYTES = 256 * 2**20
 """Decompositions kept between planning and rewriting; beyond it they are computed again."""
 
 _DEAD = 1e-30
-"""|f| below which a channel counts as dead: float32 holds no more of its folded weights."""
+"""Norm of a row below which its channel counts as dead: float32 holds it no longer with all digits."""
 
 Array = NDArray[np.float64]
 
 
 class LayerWeights:
-    """Reads one layer's weight at a time, and remembers decompositions within a memory budget.
+    """Reads one layer's weight at a time, and remembers decompositions within a memory budget."""
 
-    Args:
-        scales: f of folded BatchNormalizations by the layer's key, from `passes.fold_batchnorm`.
-    """
-
-    def __init__(self, scales: Mapping[Key, Array]) -> None:
-        self._scales = scales
+    def __init__(self) -> None:
         self._kept: dict[tuple[object, ...], Decomposition] = {}
         self._kept_bytes = 0
         self._lock = threading.Lock()
 
     def weight(self, layer: Layer) -> Weight:
         """The weight `(M, C / group, *kernel_shape)` in the scale in which errors count."""
-        weight = layer.read_weight()
-        scale = self._scales.get(layer.key)
-        return weight if scale is None else weight / _alive(_column(scale, weight.ndim))
+        return _normalized(layer.read_weight())[0]
 
     def decompose(self, layer: Layer, scheme: Scheme) -> Decomposition:
         """The decomposition of a layer's weight; at the second call from memory, if there was room.
@@ -76,18 +69,16 @@ class LayerWeights:
 
         Their shapes are those of `scheme.chain(layer.conv, rank)`.
         """
-        factors = list(self.decompose(layer, scheme).factors(self.weight(layer), rank))
-        scale = self._scales.get(layer.key)
-        if scale is not None:
-            factors[-1] = factors[-1] * _column(scale, factors[-1].ndim)
+        weight, norms = _normalized(layer.read_weight())
+        factors = list(self.decompose(layer, scheme).factors(weight, rank))
+        factors[-1] = factors[-1] * _column(norms, factors[-1].ndim)
         dtype = helper.tensor_dtype_to_np_dtype(layer.weight.data_type)
         chain = scheme.chain(layer.conv, rank)
         return [factor.astype(dtype) for factor in balance(factors, chain)]
 
     def shared_key(self, layer: Layer) -> tuple[object, ...]:
         """Equal for layers whose factors at equal rank are equal: one stored weight, read the same way."""
-        scaled = layer.key if layer.key in self._scales else None
-        return layer.weight, layer.layout, layer.conv, scaled
+        return layer.weight, layer.layout, layer.conv
 
 
 def balance(factors: Sequence[Array], chain: Sequence[ConvSpec]) -> list[Array]:
@@ -124,5 +115,9 @@ def _column(scale: Array, ndim: int) -> Array:
     return scale.reshape(-1, *(1,) * (ndim - 1))
 
 
-def _alive(scale: Array) -> Array:
-    return np.where(np.abs(scale) < _DEAD, 1.0, scale)
+def _normalized(weight: Weight) -> tuple[Weight, Array]:
+    """The weight with rows of norm 1, and what these were, 1 for a row of zeros."""
+    rows = weight.reshape(len(weight), -1).astype(np.float64)
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    norms = np.where(norms < _DEAD, 1.0, norms)
+    return weight / _column(norms, weight.ndim), norms

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from math import prod
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from onnxlr.analysis import analyse
 from onnxlr.calibration import Calibrator
@@ -33,9 +29,9 @@ from onnxlr.report import Totals
 from onnxlr.rewriting import rewrite
 from onnxlr.schemes import Scheme, all_schemes
 from onnxlr.selectors import ModelSize, RankSelector
-from passes import fold_batchnorm, merge_pads, remove_unused
-from passes.constants import FLOATS
-from passes.graph import Key, all_tensors
+from onnxlr.sizes import count_macs, count_params
+from passes import prepare
+from passes.graph import Key
 
 __all__ = ["Job", "Selection", "find_schemes"]
 
@@ -129,8 +125,8 @@ class Job:
         self._machine = machine or Machine()
         self._workers = workers
         self._progress = progress
-        self._prepared, scales = self._prepare()
-        self._weights = LayerWeights(scales)
+        self._prepared = model.with_proto(prepare(model.proto, str(model.folder)))
+        self._weights = LayerWeights()
         self._calibrator: Calibrator | None = None
         if calibration is not None:
             self._calibrator = calibration.calibrator(self._prepared, workers, progress)
@@ -157,8 +153,7 @@ class Job:
     @cached_property
     def size(self) -> ModelSize:
         """Size of the original."""
-        params, macs, _ = _count(self.original, self._found)
-        return ModelSize(macs, params or 0)
+        return ModelSize(count_macs(self._found), count_params(self.original))
 
     def inspect(self, schemes: Mapping[str, Scheme], energies: Sequence[float], align: int) -> Inspection:
         """See `onnxlr.inspect`."""
@@ -243,8 +238,9 @@ class Job:
                 f"not for '{self.original.name}' ({self.identity['hash']}); make a new plan"
             )
         fitted = self._fitted(self._replacements(plan), workers)
-        prepared, _ = self._prepare({item.layer.key for item in fitted})
-        return rewrite(prepared, fitted, self._weights, workers, self._progress)
+        if not fitted:
+            return self.original
+        return rewrite(self._prepared, fitted, self._weights, workers, self._progress)
 
     def _replacements(self, plan: Plan) -> list[Replacement]:
         layers = {item.name: item for item in self._found if isinstance(item, Layer)}
@@ -308,34 +304,15 @@ class Job:
 
     def totals(self, result: Model) -> Totals:
         """Count params, MACs and bytes of the original and of `result`, from their graphs."""
-        # what was found in the prepared model is in the original: folding changes no Conv's or Gemm's shape
-        pairs = zip(_count(self.original, self._found), _count(result, self._analyse(result)), strict=True)
-        return Totals(*(BeforeAfter(before, after) for before, after in pairs))
-
-    def _prepare(self, only: Collection[Key] | None = None) -> tuple[Model, dict[Key, NDArray[np.float64]]]:
-        """The original with what stands around its layers drawn into them, and the scales it gave them.
-
-        Args:
-            only: the layers whose surroundings may change; None for all. Others keep every byte.
-        """
-        proto, folder = self.original.proto, str(self.original.folder)
-        outputs = None if only is None else {output for path, output in only if not path}
-        folded = fold_batchnorm(proto, folder, outputs)
-        merged = merge_pads(folded.model, folder, only)
-        scales = {("", output): scale for output, scale in folded.scales.items()}
-        return self.original.with_proto(remove_unused(proto, merged)), scales
+        # what was found in the prepared model is in the original: no pass changes what a layer multiplies
+        return Totals(
+            BeforeAfter(count_params(self.original), count_params(result)),
+            BeforeAfter(count_macs(self._found), count_macs(self._analyse(result))),
+            BeforeAfter(self.original.nbytes, result.nbytes),
+        )
 
     def _analyse(self, model: Model) -> list[Layer | Skipped]:
         return analyse(model.proto, self._input_shapes, str(model.folder))
-
-
-def _count(model: Model, found: Iterable[Layer | Skipped]) -> tuple[int | None, int | None, int | None]:
-    """Params, MACs (None where sizes are unknown) and bytes of a model whose layers were found."""
-    tensors = all_tensors(model.proto)
-    params = sum(prod(tensor.dims) for tensor in tensors if tensor.data_type in FLOATS)
-    macs = [item.macs for item in found if isinstance(item, Layer)]
-    known = [count for count in macs if count is not None]
-    return params, sum(known) if len(known) == len(macs) else None, model.nbytes
 
 
 def find_schemes(names: Sequence[str]) -> Mapping[str, Scheme]:

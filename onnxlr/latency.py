@@ -21,7 +21,7 @@ from onnxlr.gpu_state import GpuWatch
 from onnxlr.parallel import Progress
 from onnxlr.runtime import Session
 
-__all__ = ["Latency", "measure_latency"]
+__all__ = ["Latency", "measure_latency", "median_interval", "noise_floor", "time_rounds"]
 
 _MIN_ROUNDS, _MAX_ROUNDS = 15, 400
 _CONFIDENCE = 0.95
@@ -124,22 +124,13 @@ def measure_latency(
     """
     on_cpu = original.device.name == "cpu"
     runs = [session.repeat(feed) for session in (original, control, result)]
-    for run in runs:
-        run()  # warm-up: allocation, and algorithm search on CUDA
-    rounds = _count_rounds(runs, seconds)
     rng = np.random.default_rng(seed)
-    times = np.empty((rounds, 3, 2))
     with GpuWatch(not on_cpu) as gpu:
-        for i in range(rounds):
-            for j in rng.permutation(3):
-                times[i, j] = _time(runs[j])
-            if i % max(rounds // _LOOKS, 1) == 0:
-                gpu.look()
-            progress("Timing", i + 1, rounds)
+        times = time_rounds(runs, seconds, rng, progress, gpu.look)
+    rounds = len(times)
     before, again, after = times[..., 0].T
     ratios = np.sqrt(before * again) / after
-    interval = _interval(ratios, rng)
-    noise = max(_MIN_NOISE, *(abs(bound - 1) for bound in _interval(before / again, rng)))
+    interval, noise = median_interval(ratios, rng), noise_floor(before / again, rng)
     batch = batch_size(feed)
     (median, p90, p99), cpu = np.percentile(times[..., 0], [50, 90, 99], axis=0), np.median(times[..., 1], 0)
     return Latency(
@@ -171,9 +162,39 @@ def measure_latency(
     )
 
 
-def _count_rounds(runs: Sequence[Callable[[], object]], seconds: float) -> int:
+def time_rounds(
+    runs: Sequence[Callable[[], object]],
+    seconds: float,
+    rng: np.random.Generator,
+    progress: Progress,
+    look: Callable[[], object] = lambda: None,
+) -> Samples:
+    """Wall and CPU seconds of each run in each round, `(rounds, len(runs), 2)`, after a warm-up.
+
+    Args:
+        runs: what to time; in random order within each round.
+        seconds: time to spend; at least 15 rounds are run, whatever they take.
+        rng: of the order.
+        progress: told the number of rounds done.
+        look: called now and then.
+    """
+    for run in runs:
+        run()  # warm-up: allocation, and algorithm search on CUDA
     a_round = sum(_time(run)[0] for run in runs)
-    return int(np.clip(seconds / a_round, _MIN_ROUNDS, _MAX_ROUNDS))
+    rounds = int(np.clip(seconds / a_round, _MIN_ROUNDS, _MAX_ROUNDS))
+    times = np.empty((rounds, len(runs), 2))
+    for i in range(rounds):
+        for j in rng.permutation(len(runs)):
+            times[i, j] = _time(runs[j])
+        if i % max(rounds // _LOOKS, 1) == 0:
+            look()
+        progress("Timing", i + 1, rounds)
+    return times
+
+
+def noise_floor(ratios: Samples, rng: np.random.Generator) -> float:
+    """How far the paired ratios of two sessions of one model may lie from 1; at least 0.02."""
+    return max(_MIN_NOISE, *(abs(bound - 1) for bound in median_interval(ratios, rng)))
 
 
 def _time(run: Callable[[], object]) -> tuple[float, float]:
@@ -187,8 +208,8 @@ def _milliseconds(seconds: float) -> float:
     return float(seconds) * 1e3
 
 
-def _interval(ratios: Samples, rng: np.random.Generator) -> tuple[float, float]:
-    """Percentile bootstrap interval of the median."""
+def median_interval(ratios: Samples, rng: np.random.Generator) -> tuple[float, float]:
+    """Percentile bootstrap interval of the median, of 95 %."""
     found = stats.bootstrap(
         (ratios,), np.median, confidence_level=_CONFIDENCE, n_resamples=2000, method="percentile", rng=rng
     ).confidence_interval

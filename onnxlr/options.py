@@ -17,13 +17,16 @@ from onnxlr.selectors import all_selectors
 
 __all__ = [
     "ALIGN",
+    "COMPARISONS",
     "EXTERNAL_DATA",
     "FILE",
     "FOLDER",
     "INPUT_SHAPES",
     "JSON",
     "LAYERS",
+    "MAPPING",
     "OUTPUT",
+    "PORT_LAYOUTS",
     "REPORTS",
     "SCHEMES",
     "SELECTION",
@@ -45,6 +48,22 @@ def _input_shape(text: str) -> tuple[str, tuple[int, ...]]:
     if match is None:
         raise click.BadParameter(f"'{text}' is not like input:1,3,224,224")
     return match[1], tuple(map(int, match[2].split(",")))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """Parse `a=b`."""
+    first, separator, other = text.partition("=")
+    if not (first and separator and other):
+        raise click.BadParameter(f"'{text}' is not like input=x")
+    return first, other
+
+
+def _port_layout(text: str) -> tuple[str, str]:
+    """Parse `name:NHWC`; the name may have colons."""
+    name, separator, layout = text.rpartition(":")
+    if not (name and separator and layout):
+        raise click.BadParameter(f"'{text}' is not like input:NHWC")
+    return name, layout.upper()
 
 
 def grouped(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -151,6 +170,30 @@ EXTERNAL_DATA = click.option(
     type=click.Choice(EXTERNAL_DATA_CHOICES),
     help="Weights in a data file beside the output: always, never, or auto: as the input has them, and where"
     " the output is too large for one file (2 GB).",
+)
+MAPPING = click.option(
+    "--map",
+    "mapping",
+    multiple=True,
+    type=_pair,
+    metavar="A=B",
+    help="Input or output A of the first model is B in the others; repeatable.",
+)
+PORT_LAYOUTS = click.option(
+    "--layout",
+    "layouts",
+    multiple=True,
+    type=_port_layout,
+    metavar="NAME:NHWC",
+    help="Order of the axes of an input or output, where the graph does not tell; repeatable.",
+)
+COMPARISONS = click.option(
+    "--report",
+    "reports",
+    multiple=True,
+    type=FILE,
+    metavar="FILE",
+    help="Write what was found to FILE.json or FILE.html; repeatable.",
 )
 REPORTS = click.option(
     "--report", "reports", multiple=True, type=FILE, metavar="FILE", help="Write the report to FILE.json."

@@ -28,12 +28,13 @@ class Result:
             them, and new weights to a temporary file that lives as long as this; `save` brings both along.
         plan: what was factorized how.
         report: what was done and measured.
+        loaded: the model with where its external data are.
     """
 
     model: ModelProto
     plan: Plan
     report: Report
-    _loaded: Model = field(repr=False)
+    loaded: Model = field(repr=False)
 
     def save(self, path: str | os.PathLike[str], external_data: str = "auto") -> list[Path]:
         """Write the model; it appears whole or not at all, and may replace the original.
@@ -50,7 +51,7 @@ class Result:
         Raises:
             UsageError: it cannot be written there, or is too large for one file.
         """
-        return save(self._loaded, path, external_data)
+        return save(self.loaded, path, external_data)
 
 
 def make_result(

@@ -43,7 +43,7 @@ _NOT_CAPTURED = -1  # of a run, instead of the number of its CUDA graph
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """An input of a model; a dimension is a number, or the name of a symbolic one, or None."""
+    """An input or output of a model; a dimension is a number, or the name of a symbolic one, or None."""
 
     name: str
     dtype: np.dtype[Any]
@@ -144,6 +144,11 @@ class Session:
     def inputs(self) -> list[Value]:
         """What the model reads; inputs that have a default are left out."""
         return [_value(node) for node in self._session.get_inputs()]
+
+    @property
+    def outputs(self) -> list[Value]:
+        """What the model gives."""
+        return [_value(node) for node in self._session.get_outputs()]
 
     @property
     def output_names(self) -> list[str]:
@@ -282,5 +287,5 @@ def _value(node: Any) -> Value:
     try:
         dtype = np.dtype(name)
     except TypeError as error:
-        raise ModelError(f"input '{node.name}' of type {node.type} is not supported") from error
+        raise ModelError(f"'{node.name}' of type {node.type} is not supported") from error
     return Value(node.name, dtype, tuple(node.shape))

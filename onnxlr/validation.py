@@ -14,7 +14,7 @@ from onnxlr.feeds import Feed, Feeds, batch_size
 from onnxlr.runtime import Session
 from onnxlr.shelf import Shelf
 
-__all__ = ["Expected", "Limits", "OutputDifference", "Validation", "compare_outputs"]
+__all__ = ["DifferenceSums", "Expected", "Limits", "OutputDifference", "Validation", "compare_outputs"]
 
 _ROUNDING = 1e-9
 """What the difference of two fractions may be off by: less than one sample of as many as there can be."""
@@ -172,7 +172,7 @@ def compare_outputs(expected: Expected, candidate: Session, limits: Limits) -> V
     if names != candidate.output_names:
         raise ModelError(f"outputs differ: {names} against {candidate.output_names}")
     feeds, labels = expected.feeds, expected.labels
-    sums = [_Sums(name) for name in names]
+    sums = [DifferenceSums(name) for name in names]
     start = 0
     for feed, outputs in expected:
         results = zip(sums, outputs, outputs if itself else candidate.run(feed), strict=True)
@@ -188,7 +188,7 @@ def compare_outputs(expected: Expected, candidate: Session, limits: Limits) -> V
 
 
 @dataclass(slots=True)
-class _Sums:
+class DifferenceSums:
     """Running sums over batches for one output."""
 
     name: str
@@ -203,7 +203,12 @@ class _Sums:
     samples: int = 0
     hits: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("agree", "before", "after"), 0))
 
-    def add(self, expected: Any, actual: Any, samples: int, labels: NDArray[np.int64] | None) -> None:
+    def add(self, expected: Any, actual: Any, samples: int, labels: NDArray[np.int64] | None = None) -> None:
+        """Count in one batch of so many samples.
+
+        Raises:
+            ModelError: the outputs have different shapes.
+        """
         if not _is_numeric(expected):
             self.is_numeric = False
             return
@@ -240,6 +245,7 @@ class _Sums:
             self.hits["after"] += int((after == labels).sum())
 
     def difference(self) -> OutputDifference:
+        """Of what was counted in."""
         norms = (self.expected_squared * self.actual_squared) ** 0.5
         fractions = {key: hits / max(self.samples, 1) for key, hits in self.hits.items()}
         labelled = self.is_class_like and self.has_labels

@@ -18,7 +18,7 @@ takes it once nothing reads it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper
 
 from passes.constants import ConstantError, Constants, all_constants
-from passes.graph import Key, attributes, drop, scopes
+from passes.graph import attributes, drop, scopes
 
 __all__ = ["merge_pads"]
 
@@ -45,16 +45,15 @@ class _Merged:
     pads: Pads
 
 
-def merge_pads(model: ModelProto, base_dir: str = "", only: Collection[Key] | None = None) -> ModelProto:
+def merge_pads(model: ModelProto, base_dir: str = "") -> ModelProto:
     """Merge every Pad that the module's rules allow.
 
     Args:
         model: left alone; returned itself where nothing was merged. The Pads and what they read stay for
             `remove_unused`.
         base_dir: the folder that locations of external data are relative to.
-        only: scopes and outputs of the Convs to consider; None for all.
     """
-    plans = [_plan(constants, only) for constants in all_constants(model, base_dir)]
+    plans = [_plan(constants) for constants in all_constants(model, base_dir)]
     if not any(plans):
         return model
     result = ModelProto()
@@ -65,14 +64,13 @@ def merge_pads(model: ModelProto, base_dir: str = "", only: Collection[Key] | No
     return result
 
 
-def _plan(constants: Constants, only: Collection[Key] | None) -> dict[int, _Merged]:
+def _plan(constants: Constants) -> dict[int, _Merged]:
     """Position of each Conv of a scope that a Pad is merged into -> what becomes of it."""
     nodes = constants.scope.holder.node
     pads = {node.output[0]: node for node in nodes if _is(node, "Pad")}
     plan = {}
     for i, node in enumerate(nodes):
-        is_wanted = only is None or (constants.scope.path, node.output[0]) in only
-        if is_wanted and _is(node, "Conv") and node.input[0] in pads:  # rule 3
+        if _is(node, "Conv") and node.input[0] in pads:  # rule 3
             merged = _merge(node, pads, constants)
             if merged is not None:
                 plan[i] = merged

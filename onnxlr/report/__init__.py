@@ -1,9 +1,10 @@
 """Report -> JSON, table."""
 
-from onnxlr.report.files import check_report_name, to_json, write_report
+from onnxlr.report.files import REPORT_FILES, check_report_name, to_json, write_report
 from onnxlr.report.schema import LayerTime, Report, Totals, installed_versions
 
 __all__ = [
+    "REPORT_FILES",
     "LayerTime",
     "Report",
     "Totals",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from onnxlr.errors import UsageError
 from onnxlr.report.schema import Report
 from onnxlr.staging import staged_file
 
-__all__ = ["check_report_name", "to_json", "write_report"]
+__all__ = ["REPORT_FILES", "check_report_name", "to_json", "write_report"]
+
+REPORT_FILES = (".json",)
 
 
 def to_json(data: dict[str, Any]) -> str:
@@ -20,10 +23,10 @@ def to_json(data: dict[str, Any]) -> str:
     return json.dumps(_finite(data), indent=2, allow_nan=False)
 
 
-def check_report_name(path: str | os.PathLike[str]) -> None:
+def check_report_name(path: str | os.PathLike[str], kinds: Sequence[str] = REPORT_FILES) -> None:
     """Raise UsageError for a file whose kind is not known, before any work is done."""
-    if Path(path).suffix != ".json":
-        raise UsageError(f"{path}: reports are written as .json")
+    if Path(path).suffix not in kinds:
+        raise UsageError(f"{path}: reports are written as {' or '.join(kinds)}")
 
 
 def write_report(report: Report, path: str | os.PathLike[str]) -> None:

@@ -17,9 +17,19 @@ from onnxlr.plan import BeforeAfter, PlannedLayer
 from onnxlr.report.curve import Sweep
 from onnxlr.report.points import SweepPoint, kept
 from onnxlr.report.schema import LayerTime, Report, Totals
+from onnxlr.report.sections import Line, Section
 from onnxlr.validation import Validation
 
-__all__ = ["render_checks", "render_inspection", "render_plan", "render_report", "render_sweep"]
+__all__ = [
+    "render_checks",
+    "render_inspection",
+    "render_plan",
+    "render_report",
+    "render_sections",
+    "render_sweep",
+]
+
+_STYLES = {"plain": "", "good": "bold green", "bad": "bold red", "note": "yellow", "quiet": "dim"}
 
 
 def render_report(report: Report, width: int = 80) -> Iterator[RenderableType]:
@@ -106,6 +116,18 @@ def render_sweep(sweep: Sweep) -> Iterator[RenderableType]:
         yield Text(f"cannot be reached: {targets} ({sweep.unreachable[0].reason})", style="yellow")
     for note in sweep.notes:
         yield Text(f"Note: {note}", style="yellow")
+
+
+def render_sections(sections: Iterable[Section], width: int = 80) -> Iterator[RenderableType]:
+    """Sections one below the other, for a terminal of `width` columns."""
+    for section in sections:
+        yield Text(section.title, style="bold underline")
+        for part in section.parts:
+            if isinstance(part, Line):
+                yield Text(part.text, style=_STYLES[part.kind])
+            elif part.rows:
+                yield _table(part.columns, part.rows, width)
+        yield Text()
 
 
 def _point_row(point: SweepPoint) -> tuple[str, ...]:

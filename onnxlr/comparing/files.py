@@ -1,0 +1,31 @@
+"""Comparison -> files; the kind follows from the file's name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from onnxlr.comparing.schema import Comparison
+from onnxlr.comparing.sections import comparison_sections
+from onnxlr.report import check_report_name, to_json
+from onnxlr.report.page import to_html
+from onnxlr.staging import staged_file
+
+__all__ = ["COMPARISON_FILES", "write_comparison"]
+
+COMPARISON_FILES = (".json", ".html")
+
+
+def write_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> None:
+    """Write a comparison as .json or .html, whole or not at all.
+
+    Raises:
+        UsageError: the kind is not known, or the folder cannot be written to.
+    """
+    check_report_name(path, COMPARISON_FILES)
+    if Path(path).suffix == ".html":
+        text = to_html(f"onnxlr compare: {', '.join(comparison.models)}", comparison_sections(comparison))
+    else:
+        text = to_json(comparison.to_dict()) + "\n"
+    with staged_file(path) as file:
+        file.write(text.encode())
