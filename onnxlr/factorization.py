@@ -116,8 +116,8 @@ def _column(scale: Array, ndim: int) -> Array:
 
 
 def _normalized(weight: Weight) -> tuple[Weight, Array]:
-    """The weight with rows of norm 1, and what these were, 1 for a row of zeros."""
+    """The weight with rows of norm 1, and what these were; 1 for rows that are zero or not finite."""
     rows = weight.reshape(len(weight), -1).astype(np.float64)
     norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-    norms = np.where(norms < _DEAD, 1.0, norms)
+    norms[(norms < _DEAD) | ~np.isfinite(norms)] = 1.0
     return weight / _column(norms, weight.ndim), norms

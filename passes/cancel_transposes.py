@@ -5,16 +5,16 @@
 Transposes sink. In the main graph, from the first node to the last,
 1. a value is a base in an order of axes (`passes.agnostic`); a Transpose only gives a base another order;
 2. a layout-agnostic node whose operands are bases in one order reads the bases, and what it computes is a new
-   base in an order. An operand that is no such base is given the order if that is free: it is constant, it
-   has one element, only axes of size 1 move, or the Transpose of it is there anyway;
+   base in an order. Another operand is given the order: a constant is stored once more, any other value is
+   transposed;
 3. any other node reads the values: one Transpose for each base and order, which all readers share. Outputs of
    the graph, and what bodies of nodes and training_info refer to, keep their names;
 4. Shape and Size read the base, and so do Reshape and Flatten where only axes of size 1 differ.
 Then it is judged what that is good for:
 5. from the last node to the first, a node that was moved to bases goes back if that takes no more Transposes,
    or as many that move no more elements;
-6. a region, which are bases that such nodes link, is changed if it has fewer Transposes than before, those
-   that move only axes of size 1 counted last, and no more elements are moved as far as sizes are known.
+6. a region, which are bases that such nodes link, is changed if it has fewer Transposes than before or fewer
+   that move more than axes of size 1, no more of either, and no more elements move as far as that is known.
 All else stays as it is, for instance in attention. So do models before opset 7: operators did not broadcast.
 
 A value whose layout changes gets a new name, one whose layout stays keeps it. An output of the graph that
@@ -27,9 +27,10 @@ from collections.abc import Hashable, Iterator, Mapping
 
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from passes.agnostic import AGNOSTIC, NewConstant, Rule, int64_constant, is_identity
+from passes.agnostic import AGNOSTIC, Rule
 from passes.constants import all_constants
 from passes.graph import add_initializers, attributes, copy_model, free_name, opset, value_names
+from passes.orders import NewConstant, int64_constant, is_identity
 from passes.settling import Settled
 from passes.sinking import MovedNode, Operand, Sinking
 from passes.views import View
@@ -104,8 +105,8 @@ class _Writer:
         """What a node becomes, and what has to come before and after it."""
         moved = self._settled.moved(position)
         if moved is not None:
-            for view in moved.extra_views:
-                yield from self._transpose(view)
+            for name in moved.sources:
+                yield from self._transpose(self._sinking.views.relative(name, moved.order))
             yield self._move(node, moved)
         elif position not in self._sinking.transposes or self._settled.view(node.output[0]) is None:
             yield from self._stay(node)
@@ -137,7 +138,13 @@ class _Writer:
         """A node that reads bases."""
         new, change = _copy(node), moved.moved
         for position, name in enumerate(node.input):
-            new.input[position] = self._read_operand(name, moved.operands.get(position, Operand()))
+            operand = moved.operands.get(position, Operand())
+            if operand.constant is not None:
+                new.input[position] = self._store(operand.constant)
+            elif operand.source:
+                new.input[position] = self._name(self._sinking.views.relative(name, moved.order))
+            else:
+                new.input[position] = self._read(name)
         for position, constant in change.constants.items():
             new.input.extend([""] * (position + 1 - len(new.input)))
             new.input[position] = self._store(constant)
@@ -150,14 +157,6 @@ class _Writer:
         new.attribute.extend(helper.make_attribute(name, value) for name, value in change.attributes.items())
         new.op_type = change.op or node.op_type
         return new
-
-    def _read_operand(self, name: str, operand: Operand) -> str:
-        if operand.constant is not None:
-            return self._store(operand.constant)
-        if operand.view is not None:
-            return self._name(operand.view)
-        view = self._settled.view(operand.base_of) if operand.base_of else None
-        return self._read(name) if view is None else self._base_name(view[0])
 
     def _stay(self, node: NodeProto) -> Iterator[NodeProto]:
         """A node that reads values, or, if that is the same to it, bases."""

@@ -3,8 +3,7 @@
     Transpose(MatMul(Transpose(x), W))   ->   Conv(x, Wᵀ)   for x with channels first, W of shape (C, M)
 
 A MatMul becomes a Conv where
-1. its right operand is a constant of shape (C, M) and of a type that Convs compute with, and training_info
-   does not refer to it;
+1. its right operand is a float32 or float16 constant of shape (C, M), and training_info does not refer to it;
 2. its left operand is a base of three to five axes in an order that has the base's axis 1 last
    (`passes.agnostic`): a Transpose of a channels-first value, or what layout-agnostic nodes make of one;
 3. there are fewer Transposes then than `passes.cancel_transposes` leaves without it. A projection in
@@ -18,14 +17,15 @@ from collections.abc import Mapping
 
 from onnx import ModelProto, NodeProto, TensorProto
 
-from passes.agnostic import AGNOSTIC, Moved, NewConstant, Perm, Rule
+from passes.agnostic import AGNOSTIC, Rule
 from passes.cancel_transposes import cancel_transposes, sink_transposes
 from passes.constants import ConstantError, Constants
 from passes.graph import trained_names
+from passes.orders import Moved, NewConstant, Perm
 
 __all__ = ["matmul_to_conv"]
 
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)  # ONNX Runtime has no Conv of doubles
 _RANKS = range(3, 6)
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 
 from onnx import ModelProto, NodeProto
 
-from passes.agnostic import Perm, is_identity
 from passes.constants import ConstantError, Constants
 from passes.graph import attributes, count_reads
+from passes.orders import Perm, is_identity
 from passes.sinking import BASE_READERS, MovedNode, Operand, Sinking
 from passes.views import Cost, View
 
@@ -59,7 +59,10 @@ class Settled:
     def moved(self, position: int) -> MovedNode | None:
         """How a node is moved; None if it stays."""
         found = self._sinking.moved.get(position)
-        return found if found is not None and self.view(found.sources[0]) is not None else None
+        if found is None:
+            return None
+        base = self._views.relative(found.sources[0], found.order)[0]
+        return found if self._regions.find(base) in self._changing else None
 
     def reads_base(self, node: NodeProto, view: View) -> bool:
         """Whether a node that is not moved can read the base in place of a view: rule 4."""
@@ -96,10 +99,8 @@ class Settled:
             for position, name in enumerate(node.input):
                 if position not in bases:
                     self._read(node, name)
-            if moved is not None:
-                self._base_reads.update(self._base(name) for name in moved.sources)
-                for base, perm in moved.extra_views:
-                    self._needs[base][perm] += 1
+            for view in self._reads(moved):
+                self._count(view, 1)
         for name in self._views:
             if name in self._sinking.pinned:
                 self._need(name)
@@ -114,12 +115,19 @@ class Settled:
         elif node.op_type not in ("Shape", "Size") and view[0] != name:
             self._base_reads[view[0]] += 1
 
+    def _reads(self, moved: MovedNode | None) -> list[View]:
+        """What a moved node reads: views by the identity are bases."""
+        return [] if moved is None else [self._views.relative(name, moved.order) for name in moved.sources]
+
     def _need(self, name: str) -> None:
-        base, perm = self._views.find(name) or (name, ())
+        self._count(self._views.find(name) or (name, ()), 1)
+
+    def _count(self, view: View, reads: int) -> None:
+        base, perm = view
         if is_identity(perm):
-            self._base_reads[base] += 1
+            self._base_reads[base] += reads
         else:
-            self._needs[base][perm] += 1
+            self._needs[base][perm] += reads
 
     def _base(self, name: str) -> str:
         view = self._views.find(name)
@@ -133,10 +141,11 @@ class Settled:
             return False
         saved = [(name, order) for name in outputs if (order := self._views.order(name)) is not None]
         saved = [view for view in saved if self.is_needed(view)]
-        saved += [(base, perm) for base, perm in set(moved.extra_views) if self._needs[base][perm] == 1]
-        sources = {view for view in map(self._views.find, moved.sources) if view is not None}
+        own = Counter(self._reads(moved))
+        saved += [view for view, count in own.items() if self._needs[view[0]][view[1]] == count]
+        sources = {self._views.find(name) or (name, ()) for name in moved.sources}
         before = self._cost(saved)
-        after = self._cost(view for view in sources if not self.is_needed(view))
+        after = self._cost(view for view in sources if not is_identity(view[1]) and not self.is_needed(view))
         is_other = moved.moved.op is not None  # another operator only for fewer Transposes
         return not before.has_fewer(after) and (
             after.has_fewer(before) or is_other or not after.moves_more(before)
@@ -148,11 +157,10 @@ class Settled:
 
     def _return(self, position: int) -> None:
         moved = self._sinking.moved.pop(position)
+        for view in self._reads(moved):
+            self._count(view, -1)
         for name in moved.sources:
-            self._base_reads[self._base(name)] -= 1
             self._need(name)
-        for base, perm in moved.extra_views:
-            self._needs[base][perm] -= 1
         for name in self._nodes[position].output:
             if self._views.order(name) is not None:
                 self._views.return_base(name)
@@ -165,8 +173,7 @@ class Settled:
         """Bases that moved nodes link are one region."""
         regions = _Regions()
         for i, moved in self._sinking.moved.items():
-            first, *others = [self._base(name) for name in moved.sources]
-            others += [base for base, _ in moved.extra_views]
+            first, *others = [base for base, _ in self._reads(moved)]
             others += [name for name in self._nodes[i].output if self._views.order(name) is not None]
             for base in others:
                 regions.link(first, base)
@@ -182,11 +189,7 @@ class Settled:
                 before[self._regions.find(self._base(name))] += self._views.value_cost(source, perm)
         for view in self._needed():
             after[self._regions.find(view[0])] += self._views.cost(view)
-        return {
-            region
-            for region, cost in before.items()
-            if after[region].has_fewer(cost) and not after[region].moves_more(cost)
-        }
+        return {region for region, cost in before.items() if after[region].gains_on(cost)}
 
     def _needed(self) -> Iterator[View]:
         for base, orders in self._needs.items():

@@ -5,16 +5,18 @@ The rules are those of `passes.cancel_transposes`, 1 and 2.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
 
-from passes.agnostic import Moved, NewConstant, Perm, Rule, compose, inverse, is_identity
+from passes.agnostic import Rule
 from passes.constants import Constant, ConstantError, Constants
 from passes.graph import attributes, count_reads, subgraphs, trained_names
 from passes.inference import Dims
-from passes.views import View, Views
+from passes.orders import Moved, NewConstant, Perm, compose, inverse, is_identity
+from passes.views import Views
 
 __all__ = ["BASE_READERS", "MovedNode", "Operand", "Sinking"]
 
@@ -27,32 +29,32 @@ class Operand:
     """How a moved node reads an input; as it is if none of these is set.
 
     Attributes:
-        base_of: a value whose base is read.
-        view: what is read, by a Transpose of the base.
+        source: a value; what it is a Transpose of is read.
         constant: what is read in its place.
     """
 
-    base_of: str = ""
-    view: View | None = None
+    source: str = ""
     constant: NewConstant | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class MovedNode:
-    """A node that reads bases, and how it reads each operand, by position."""
+    """A node that reads bases.
+
+    Attributes:
+        moved: what changes.
+        order: of its operands.
+        operands: how it reads each of them, by position.
+    """
 
     moved: Moved
+    order: Perm
     operands: Mapping[int, Operand]
 
     @property
     def sources(self) -> list[str]:
-        """Values whose bases it reads."""
-        return [operand.base_of for operand in self.operands.values() if operand.base_of]
-
-    @property
-    def extra_views(self) -> list[View]:
-        """What it reads by Transposes."""
-        return [operand.view for operand in self.operands.values() if operand.view is not None]
+        """Values whose bases, or Transposes of other bases, it reads."""
+        return [operand.source for operand in self.operands.values() if operand.source]
 
 
 class Sinking:
@@ -79,8 +81,6 @@ class Sinking:
         self._rules = rules
         self._trained = trained_names(model)
         self.pinned = _pinned(model) | self._trained
-        self._needed = self._read_by_others(model) | self.pinned
-        self._there: set[View] = set()  # views that some node reads that cannot be moved
         for i, node in enumerate(model.graph.node):
             is_known = not node.output or constants.find(node.output[0]) is not None
             if is_known or node.domain not in ("", "ai.onnx"):
@@ -90,24 +90,16 @@ class Sinking:
             elif node.op_type in self._rules and not any(subgraphs(node)):
                 self._move(i, node)
 
-    def _read_by_others(self, model: ModelProto) -> set[str]:
-        free = {*self._rules, *BASE_READERS, "Transpose"}
-        return {name for node in model.graph.node if node.op_type not in free for name in node.input}
-
     def _compose(self, position: int, node: NodeProto) -> None:
         """Rule 1: a Transpose gives a base another order."""
-        source, output = node.input[0], node.output[0]
-        perm = self._perm(node)
+        source, perm = node.input[0], self._perm(node)
         if perm is None:
             return
         base, first = self.views.find(source) or (source, tuple(range(len(perm))))
         if len(first) != len(perm):
             return
-        view = base, compose(first, perm)
-        self.views.add(output, view)
+        self.views.add(node.output[0], (base, compose(first, perm)))
         self.transposes[position] = perm
-        if output in self._needed:
-            self._there.add(view)
 
     def _perm(self, node: NodeProto) -> Perm | None:
         """The order that a Transpose makes; None if it is unknown or none."""
@@ -120,43 +112,42 @@ class Sinking:
 
     def _move(self, position: int, node: NodeProto) -> None:
         """Rule 2: a node reads bases."""
-        views = [view for view in map(self.views.find, node.input) if view is not None]
-        orders = {perm for _, perm in views if not is_identity(perm)}
-        if len(orders) != 1:
-            return
-        (perm,) = orders
-        moved = self._rules[node.op_type](node, perm, self._constants)
-        if moved is None:
+        perm = self._choose_order(node)
+        moved = None if perm is None else self._rules[node.op_type](node, perm, self._constants)
+        if perm is None or moved is None:
             return
         names = {i: node.input[i] for i in moved.operands if node.input[i]}
         operands = {i: self._operand(name, moved, perm) for i, name in names.items()}
         read = {i: operand for i, operand in operands.items() if operand is not None}
-        found = MovedNode(moved, read)
-        if len(read) < len(operands) or not found.sources:
+        if len(read) < len(operands) or not any(self._has_order(name, perm) for name in names.values()):
             return
-        self.moved[position] = found
+        self.moved[position] = MovedNode(moved, perm, read)
         if not is_identity(moved.perm):
             for name in filter(None, node.output):
                 self.views.add_base(name, moved.perm)
 
+    def _choose_order(self, node: NodeProto) -> Perm | None:
+        """The order that most inputs have; of several one of channels-last values of channels-first bases."""
+        views = [view for view in map(self.views.find, node.input) if view is not None]
+        orders = Counter(perm for _, perm in views if not is_identity(perm))
+        rank = max(map(len, orders), default=0)
+        usual = (0, *range(2, rank), 1)
+        return max(orders, key=lambda perm: (len(perm), perm == usual, orders[perm]), default=None)
+
+    def _has_order(self, name: str, perm: Perm) -> bool:
+        view = self.views.find(name)
+        return view is not None and view[1] == perm
+
     def _operand(self, name: str, moved: Moved, perm: Perm) -> Operand | None:
-        """How an operand is given the order, None if that is not free."""
-        base, order = self.views.find(name) or (name, None)
-        if order == perm:
-            return Operand(base_of=name)
-        if order is not None and not is_identity(order):
-            return None
-        found = self._constants.find(name)
+        """How an operand is given the order, None if it has not as many axes."""
+        found, view = self._constants.find(name), self.views.find(name)
         if found is not None:
             return self._constant_operand(name, found, moved, perm)
-        dims = self.views.dims(base)
-        if _is_ones(dims, perm, moved):
+        dims = self.views.dims(name)
+        if view is None and _is_ones(dims, perm, moved):
             return Operand()
-        view, rank = (base, inverse(perm)), None if dims is None else len(dims)
-        if self.views.order(base) is not None or rank not in (None, len(perm)):
-            return None
-        is_free = view in self._there or (rank is not None and self.views.moves_ones(view))
-        return Operand(view=view) if is_free else None
+        rank = len(view[1]) if view is not None else -1 if dims is None else len(dims)
+        return Operand(source=name) if rank == len(perm) else None
 
     def _constant_operand(self, name: str, found: Constant, moved: Moved, perm: Perm) -> Operand | None:
         try:

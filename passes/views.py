@@ -9,8 +9,8 @@ from math import nan, prod
 
 from onnx import ModelProto
 
-from passes.agnostic import Perm, compose, inverse, is_identity
 from passes.inference import Dims, infer_values
+from passes.orders import Perm, compose, inverse, is_identity
 
 __all__ = ["Cost", "View", "Views"]
 
@@ -30,8 +30,13 @@ class Cost:
         return Cost(self.moving + other.moving, self.count + other.count, self.elements + other.elements)
 
     def has_fewer(self, other: Cost) -> bool:
-        """Whether there are fewer Transposes."""
+        """Whether there are fewer Transposes; those that move data count first."""
         return (self.moving, self.count) < (other.moving, other.count)
+
+    def gains_on(self, other: Cost) -> bool:
+        """Whether something is less and nothing is more, as far as that is known."""
+        has_more = self.moving > other.moving or self.count > other.count or self.moves_more(other)
+        return self.has_fewer(other) and not has_more
 
     def moves_more(self, other: Cost) -> bool:
         """Whether more elements are moved, as far as that is known."""
@@ -81,6 +86,11 @@ class Views:
         if base in self._returned:
             perm = compose(inverse(self._returned[base]), perm)
         return None if base == name and is_identity(perm) else (base, perm)
+
+    def relative(self, name: str, order: Perm) -> View:
+        """What a value is a Transpose of, by `order`: a base if it has that order, else a view."""
+        base, perm = self.find(name) or (name, tuple(range(len(order))))
+        return base, compose(perm, inverse(order))
 
     @cached_property
     def _dims(self) -> dict[str, Dims]:

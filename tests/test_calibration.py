@@ -84,7 +84,7 @@ def chosen_of(model: ModelProto, choices: Choices) -> list[Replacement]:
 def applied(model: ModelProto, chosen: Sequence[Replacement], fits: Mapping[Any, Fit]) -> ModelProto:
     """The model with fits in the place of their layers."""
     found = [Replacement(c.layer, c.scheme, c.rank, fits[c.layer.key]) for c in chosen if c.layer.key in fits]
-    return rewrite(Model(model), found, LayerWeights({}), 1, no_progress).proto
+    return rewrite(Model(model), found, LayerWeights(), 1, no_progress).proto
 
 
 def values(model: ModelProto, name: str, batch: Array) -> Array:

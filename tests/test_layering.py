@@ -86,7 +86,7 @@ LAYERS = [
     {"passes.views"},
     {"passes.agnostic", "passes.inference"},
     {"passes.constants", "passes.cut"},
-    {"passes.graph"},
+    {"passes.graph", "passes.orders"},
 ]
 HEIGHT = {name: -i for i, layer in enumerate(LAYERS) for name in layer}
 

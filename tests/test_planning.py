@@ -49,7 +49,7 @@ def candidates(model: ModelProto, schemes: Iterable[Scheme], align: int = 8) -> 
     """What the schemes offer for a model's only layer, whatever it costs."""
     (prospect,) = find_prospects(analyse(model), schemes, align, "none")
     assert isinstance(prospect, Prospect)
-    return judge_weights([prospect], LayerWeights({}), 1, no_progress).candidates(prospect)
+    return judge_weights([prospect], LayerWeights(), 1, no_progress).candidates(prospect)
 
 
 def test_equal_chains_are_tried_once() -> None:
@@ -101,13 +101,15 @@ def sigma2(matrix: Any) -> Any:
 def test_spectra_are_those_of_what_each_rank_entry_truncates(
     scheme: str, group: int, groups: int, unfold: Any
 ) -> None:
-    w = weight(24, 16, 3, 3)
+    w = weight(24, 16, 3, 3).astype(np.float64)
+    w /= np.linalg.norm(w.reshape(24, -1), axis=1)[:, None, None, None]  # so every output channel counts alike
+    w = w.astype(np.float32)
     (offer,) = candidates(conv_model(w, group=group), [all_schemes()[scheme]])
     assert offer.groups == groups
     for spectrum, matrix, full in zip(offer.spectra, (f(w) for f in unfold), offer.ranks[-1], strict=True):
         expected = sigma2(matrix.astype(np.float64))
         assert len(spectrum) == full
-        assert spectrum == pytest.approx(expected.reshape(groups, -1).sum(axis=0), rel=1e-9, abs=1e-12)
+        assert spectrum == pytest.approx(expected.reshape(groups, -1).sum(axis=0), rel=1e-6, abs=1e-9)
 
 
 def chain(**names: str) -> ModelProto:
@@ -210,7 +212,9 @@ def test_a_target_needs_sizes() -> None:
 
 
 def test_evbmf_finds_the_rank_of_the_weight() -> None:
-    model = conv_model(low_rank_weight(4, 32, 32, 3, 3))
+    w = low_rank_weight(4, 32, 32, 3, 3)
+    w /= np.linalg.norm(w.reshape(32, -1), axis=1)[:, None, None, None]
+    model = conv_model(w + np.float32(0.1) * weight(32, 32, 3, 3, seed=1))
     (layer,) = onnxlr.plan(model, evbmf=True, schemes=["channel-out"], align=1).layers
     assert layer.rank == (4,)
     (skipped,) = onnxlr.plan(conv_model(weight(32, 32, 3, 3)), evbmf=True).skipped
@@ -261,8 +265,8 @@ def shown(model: ModelProto, sensitivity: dict[str, float]) -> Sequence[LayerOpt
         for f in found
         if isinstance(f, Prospect) and f.layer.name in sensitivity
     }
-    judgement = replace(judge_weights(found, LayerWeights({}), 1, no_progress), sensitivity=measured)
-    plan_layers(found, judgement, recorder, ModelSize(None, 1), LayerWeights({}).shared_key)
+    judgement = replace(judge_weights(found, LayerWeights(), 1, no_progress), sensitivity=measured)
+    plan_layers(found, judgement, recorder, ModelSize(None, 1), LayerWeights().shared_key)
     return recorder.options
 
 
@@ -296,7 +300,7 @@ def test_energy_is_kept_by_the_smallest_rank(scheme: str, energy: float) -> None
     assert layer.energy >= energy
     assert layer.error == pytest.approx((1 - layer.energy) ** 0.5)
     (weights,) = analyse(model)
-    residuals = LayerWeights({}).decompose(weights, all_schemes()[scheme]).residuals  # type: ignore[arg-type]
+    residuals = LayerWeights().decompose(weights, all_schemes()[scheme]).residuals  # type: ignore[arg-type]
     for i, r in enumerate(layer.rank):
         smaller = tuple(q - (i == j) for j, q in enumerate(layer.rank))
         is_cheaper = len(layer.rank) == 1 and not scheme.startswith("group")  # small groups are slow

@@ -153,11 +153,11 @@ def test_what_is_computed_for_others_as_well_stays() -> None:
         node("Transpose", "a", perm=[1, 0, 2, 3]),
         helper.make_node("Conv", ["x", "w"], ["c"], "conv"),
         helper.make_node("ReduceSum", ["w"], ["z"], keepdims=0),
-        helper.make_node("Add", ["c", "z"], ["y"]),
+        helper.make_node("Max", ["c", "z"], ["y"]),
     ]
     made = make_model(nodes, {"x": ["N", 8, 5, 5]}, ["y"], {"a": weight(8, 8, 3, 3)})
     result = onnxlr.optimize(made, energy=1.0, gate="none", schemes=["channel-in"], checks=None).model
-    assert [n.op_type for n in result.graph.node] == ["Transpose", "Conv", "Conv", "ReduceSum", "Add"]
+    assert [n.op_type for n in result.graph.node] == ["Transpose", "Conv", "Conv", "ReduceSum", "Max"]
     assert "a" in initializers(result)
     x = np.random.default_rng(0).standard_normal((2, 8, 5, 5)).astype(np.float32)
     assert relative_error(run(made, x=x)[0], run(result, x=x)[0]) < 1e-5

@@ -19,8 +19,8 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Export with every exporter asked for, and print a line for each.
 
-    Only files that compute what the checkpoint says are kept. Exit status 1 when an exporter does not install,
-    does not run, or writes another function; the others are still tried.
+    Only files that compute what the checkpoint says are kept. Exit status 1 when an exporter does not
+    install, does not run, or writes another function; the others are still tried.
     """
     arguments = _parser().parse_args(argv)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -37,13 +37,14 @@ def _export(
     environment: Environment, exporters: Sequence[str], checkpoint: Checkpoint, arguments: argparse.Namespace
 ) -> bool:
     """Whether all exporters of one environment wrote what they should."""
+    venvs = arguments.venvs.absolute()  # the programs run in another folder
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         weights = folder / "checkpoint.npz"
         checkpoint.write(weights)
         try:
-            environment.make(arguments.venvs)
-            environment.export(arguments.venvs, weights, arguments.network, folder, exporters)
+            environment.make(venvs)
+            environment.export(venvs, weights, arguments.network, folder, exporters)
         except ProgramError as error:
             print(f"models.exports: {error}", file=sys.stderr)
         versions = " ".join(environment.requirements)

@@ -38,9 +38,7 @@ def run_file(path: Path, images: Array) -> Array:
     The first image runs alone: a file with a fixed batch size fails.
     """
     options = ort.SessionOptions()
-    options.log_severity_level = (
-        3  # errors only: of wrong shapes, as jax2onnx writes them, ONNX Runtime warns
-    )
+    options.log_severity_level = 3  # errors: jax2onnx writes wrong shapes, of which ONNX Runtime warns
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     (taken,) = session.get_inputs()
     x = images if tuple(taken.shape[1:]) == IMAGE else images.transpose(0, 2, 3, 1)

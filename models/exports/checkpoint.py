@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -33,10 +33,11 @@ class Checkpoint:
 
     def write(self, path: Path) -> None:
         """Write an .npz file; the same checkpoint always gives the same bytes."""
-        np.savez(path, images=self.images, logits=self.logits, **self.parameters)
+        arrays: dict[str, Any] = {"images": self.images, "logits": self.logits, **self.parameters}
+        np.savez(path, **arrays)
 
     def difference(self, logits: Array) -> float:
-        """Largest absolute difference from the checkpoint's logits; infinite for another shape and for NaN."""
+        """Largest absolute difference from the checkpoint's logits; infinite for another shape or NaN."""
         if logits.shape != self.logits.shape or not np.isfinite(logits).all():
             return float("inf")
         return float(np.abs(logits - self.logits).max())

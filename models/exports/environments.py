@@ -20,7 +20,7 @@ class ProgramError(Exception):
 
 @dataclass(frozen=True)
 class Environment:
-    """`name` is the folder of the environment and the file of its requirements, `script` a module beside this."""
+    """`name` is that of its folder and of its requirements, `script` a module beside this one."""
 
     name: str
     script: str
@@ -71,12 +71,8 @@ class Environment:
 
 ENVIRONMENTS = (
     Environment("torch", "torch_export", ("torch_ts", "torch_ts_preserve", "torch_dynamo")),
-    # tf2onnx orders nodes as sets of names are ordered.
     Environment(
-        "keras_tensorflow",
-        "keras_export",
-        ("tf2onnx", "tf2onnx_nchw"),
-        {"KERAS_BACKEND": "tensorflow", "PYTHONHASHSEED": "0"},
+        "keras_tensorflow", "keras_export", ("tf2onnx", "tf2onnx_nchw"), {"KERAS_BACKEND": "tensorflow"}
     ),
     Environment("keras_torch", "keras_export", ("keras_torch",), {"KERAS_BACKEND": "torch"}),
     Environment("jax", "jax_export", ("jax2onnx",), {"JAX_PLATFORMS": "cpu"}),

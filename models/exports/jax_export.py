@@ -11,7 +11,7 @@ import onnx
 from flax import nnx  # type: ignore[import-not-found]
 
 from models.exports.checkpoint import Array, Checkpoint
-from models.exports.networks import EPSILON, IMAGE, Padding, forward
+from models.exports.networks import EPSILON, IMAGE, Padding, run_network
 from models.exports.script import run, verify
 
 __all__ = ["EXPORTS"]
@@ -96,7 +96,7 @@ def _jax2onnx(network: str, checkpoint: Checkpoint) -> onnx.ModelProto:
     layers = _Layers(checkpoint)
 
     def function(x: Any) -> Any:
-        return forward(network, layers, x)
+        return run_network(network, layers, x)
 
     verify(np.asarray(function(jnp.asarray(checkpoint.images.transpose(0, 2, 3, 1)))), checkpoint)
     channels, height, width = IMAGE

@@ -14,7 +14,7 @@ import onnx
 from keras import layers
 
 from models.exports.checkpoint import Array, Checkpoint
-from models.exports.networks import EPSILON, IMAGE, Padding, forward
+from models.exports.networks import EPSILON, IMAGE, Padding, run_network
 from models.exports.script import run, verify
 
 __all__ = ["EXPORTS"]
@@ -110,14 +110,14 @@ def _verified(network: str, checkpoint: Checkpoint, data_format: _Format) -> Any
     channels, height, width = IMAGE
     last = data_format == "channels_last"
     x = layers.Input((height, width, channels) if last else IMAGE, name="x")
-    model = keras.Model(x, forward(network, _Layers(checkpoint, data_format), x))
+    model = keras.Model(x, run_network(network, _Layers(checkpoint, data_format), x))
     images = checkpoint.images.transpose(0, 2, 3, 1) if last else checkpoint.images
     verify(keras.ops.convert_to_numpy(model(images, training=False)), checkpoint)
     return model
 
 
 def _tf2onnx(network: str, checkpoint: Checkpoint, data_format: _Format = "channels_last") -> onnx.ModelProto:
-    import tensorflow as tf  # type: ignore[import-not-found]  # noqa: PLC0415 (not there beside PyTorch)
+    import tensorflow as tf  # type: ignore[import-untyped]  # noqa: PLC0415 (not there beside PyTorch)
     from tf2onnx import convert  # type: ignore[import-not-found]  # noqa: PLC0415
 
     model = _verified(network, checkpoint, data_format)

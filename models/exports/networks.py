@@ -1,17 +1,18 @@
 """The exported networks, each written once over a few operations that every framework implements.
 
-`Operations` is the protocol: a script implements it with the layers of its framework, takes their weights from a
-`checkpoint.Checkpoint` by name, and calls `forward`. Nothing but the standard library is imported here, so that the
-file loads in the environment of every framework.
+`Operations` is the protocol: a script implements it with the layers of its framework, takes their weights
+from a `checkpoint.Checkpoint` by name, and calls `run_network`. Nothing but the standard library is imported
+here, so that the file loads in the environment of every framework.
 
-Parameters are named as torch names them: NAME.weight, NAME.bias, and for batch normalisation NAME.running_mean and
-NAME.running_var as well. The weight of a Conv is (M, C / groups, kH, kW), that of a dense layer (features, C).
+Parameters are named as torch names them: NAME.weight, NAME.bias, and for batch normalisation also
+NAME.running_mean and NAME.running_var. The weight of a Conv is (M, C / groups, kH, kW), that of a dense layer
+(features, C).
 """
 
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, TypeVar
 
-__all__ = ["EPSILON", "IMAGE", "NETWORKS", "Operations", "Padding", "forward", "pads"]
+__all__ = ["EPSILON", "IMAGE", "NETWORKS", "Operations", "Padding", "pads", "run_network"]
 
 T = TypeVar("T")
 
@@ -76,7 +77,7 @@ def pads(kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def forward(network: str, ops: Operations[T], x: T) -> T:
+def run_network(network: str, ops: Operations[T], x: T) -> T:
     """Logits (N, classes) of one of `NETWORKS` for images `x`.
 
     Raises:
@@ -89,8 +90,8 @@ def forward(network: str, ops: Operations[T], x: T) -> T:
 def _trap(ops: Operations[T], x: T) -> T:
     """A small network of what exporters write differently.
 
-    Stride 2 with SAME padding; a grouped, a depthwise and two 1x1 Convs; batch normalisation after Convs with and
-    without a bias; a residual addition of an activated value and one that is not.
+    Stride 2 with SAME padding; a grouped, a depthwise and two 1x1 Convs; batch normalisation after Convs with
+    and without a bias; a residual addition of an activated value and one that is not.
     """
     x = _conv_bn_relu(ops, x, 1, 16, 3)
     x = _conv_bn_relu(ops, x, 2, 32, 3, stride=2, bias=True)

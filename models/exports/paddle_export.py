@@ -12,7 +12,7 @@ import paddle2onnx  # type: ignore[import-not-found]
 from paddle import nn
 
 from models.exports.checkpoint import Checkpoint
-from models.exports.networks import EPSILON, IMAGE, Padding, forward, pads
+from models.exports.networks import EPSILON, IMAGE, Padding, pads, run_network
 from models.exports.script import run, verify
 
 __all__ = ["EXPORTS"]
@@ -31,7 +31,7 @@ class _Network(nn.Layer):  # type: ignore[misc]  # paddle is not installed where
         self._parameters_by_name = checkpoint.parameters
 
     def forward(self, x: Any) -> Any:
-        return forward(self._name, self, x)
+        return run_network(self._name, self, x)
 
     def conv(
         self,
@@ -111,9 +111,10 @@ def _paddle_noopt(network: str, checkpoint: Checkpoint) -> onnx.ModelProto:
 def _paddle2onnx(
     network: str, checkpoint: Checkpoint, optimize_tool: Literal["polygraphy", "None"]
 ) -> onnx.ModelProto:
-    layer = _Network(network, checkpoint)
-    layer.eval()
-    verify(layer(paddle.to_tensor(checkpoint.images)).numpy(), checkpoint)
+    with paddle.utils.unique_name.guard():  # numbers parameters from 0, whatever was exported before
+        layer = _Network(network, checkpoint)
+        layer.eval()
+        verify(layer(paddle.to_tensor(checkpoint.images)).numpy(), checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         saved, exported = f"{folder}/network", Path(folder, "network.onnx")
         paddle.jit.save(layer, saved, [paddle.static.InputSpec([None, *IMAGE], "float32", "x")])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from models.exports.checkpoint import Checkpoint
-from models.exports.networks import EPSILON, Padding, forward, pads
+from models.exports.networks import EPSILON, Padding, pads, run_network
 from models.exports.script import run, verify
 
 __all__ = ["EXPORTS"]
@@ -25,7 +25,7 @@ class _Network(nn.Module):  # type: ignore[misc]  # torch is not installed where
         self._parameters_by_name = checkpoint.parameters
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return forward(self._name, self, x)
+        return run_network(self._name, self, x)
 
     def conv(
         self,

@@ -1,8 +1,8 @@
 """Seeded checkpoints of the exported networks (needs scipy and onnx: the project's own environment).
 
-ResNet-20 has the weights of `models.build("resnet20")`. Those of the trap network are made while it runs in numpy
-on random images, as `models.graph.Net` does it: the spectra decay as trained ones do, and batch normalisation holds
-the mean and the variance that it really meets.
+ResNet-20 has the weights of `models.build("resnet20")`. Those of the trap network are made while it runs in
+numpy on random images, as `models.graph.Net` does it: the spectra decay as trained ones do, and batch
+normalisation holds the mean and the variance that it really meets.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from onnx import numpy_helper
 import models
 from models import probe
 from models.exports.checkpoint import Array, Checkpoint
-from models.exports.networks import EPSILON, IMAGE, Padding, forward, pads
+from models.exports.networks import EPSILON, IMAGE, Padding, pads, run_network
 from models.weights import CLASSIFIER, PLAIN, decaying_weight, random_images
 
 __all__ = ["make_checkpoint"]
@@ -29,12 +29,10 @@ def make_checkpoint(network: str, seed: int = 0) -> Checkpoint:
     Raises:
         KeyError: there is no such network.
     """
-    rng = np.random.default_rng(
-        (seed, 1)
-    )  # another stream than the builder's, which begins with its own images
+    rng = np.random.default_rng((seed, 1))  # the builder draws its own images from another stream
     parameters = _resnet20(seed) if network == "resnet20" else _seeded(network, rng)
     images = random_images(rng, (IMAGES, *IMAGE))
-    return Checkpoint(parameters, images, forward(network, _Reference(parameters), images))
+    return Checkpoint(parameters, images, run_network(network, _Reference(parameters), images))
 
 
 def _resnet20(seed: int) -> dict[str, Array]:
@@ -46,7 +44,7 @@ def _resnet20(seed: int) -> dict[str, Array]:
 
 def _seeded(network: str, rng: np.random.Generator) -> dict[str, Array]:
     seeder = _Seeder(rng)
-    forward(network, seeder, random_images(rng, (PROBES, *IMAGE)))
+    run_network(network, seeder, random_images(rng, (PROBES, *IMAGE)))
     return seeder.parameters
 
 

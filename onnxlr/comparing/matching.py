@@ -137,7 +137,7 @@ class _Matcher:
         layers = self.sides[0].layers[i], self.sides[1].layers[j]
         rounding = max(_ROUNDING.get(layer.weight.data_type, _FINEST) for layer in layers)
         window = layers[0].conv.params // layers[0].conv.out_channels
-        return rounding / float(np.sqrt(window)) + _FLOOR
+        return 4 * rounding / float(np.sqrt(window)) + _FLOOR  # the fourth power multiplies errors by 4
 
     def _strangeness(self, i: int, j: int) -> float:
         """How many matches lie between the places of two layers, and how unlike their weights are."""

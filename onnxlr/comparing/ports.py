@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -111,44 +111,44 @@ def bind(
 
 
 def _forced(what: str, first: Port, other: Port, names: tuple[str, str]) -> Perm | None:
-    perms = list(_perms(first, other))
+    perms = _perms(first, other)
     if not perms:
         raise ModelError(f"{what} {first} of {names[0]} cannot be {other} of {names[1]}: shapes differ")
     return perms[0]
 
 
 def _binding(first: Port, other: Port) -> Binding:
-    return Binding(first, other, next(_perms(first, other)))
+    return Binding(first, other, _perms(first, other)[0])
 
 
 def _fits(first: Port, other: Port) -> bool:
     kinds = [port.value.dtype.kind.replace("u", "i") for port in (first, other)]
-    return kinds[0] == kinds[1] and next(_perms(first, other), ...) is not ...
+    return kinds[0] == kinds[1] and bool(_perms(first, other))
 
 
-def _perms(first: Port, other: Port) -> Iterator[Perm | None]:
-    """The orders of axes in which the shapes fit, the likeliest first; the batch stays where it is."""
+def _perms(first: Port, other: Port) -> list[Perm | None]:
+    """The orders of axes in which the shapes fit, the one with most equal sizes first; the batch stays."""
     rank = len(first.value.shape)
     if len(other.value.shape) != rank:
-        return
-    if rank < 3:
-        if _sizes_fit(first, other, None):
-            yield None
-        return
-    last = (0, *range(2, rank), 1)
-    back = (0, rank - 1, *range(1, rank - 1))
+        return []
     known = first.channel_axis, other.channel_axis
-    if None in known or known[0] == known[1]:
-        wanted: list[Perm | None] = [None, last, back] if None in known else [None]
-    else:
+    last, back = (0, *range(2, rank), 1), (0, rank - 1, *range(1, rank - 1))
+    wanted: list[Perm | None] = [None]
+    if rank >= 3 and None in known:
+        wanted += [last, back]
+    elif rank >= 3 and known[0] != known[1]:
         wanted = [back if first.is_channels_last else last]
-    yield from (perm for perm in wanted if _sizes_fit(first, other, perm))
+    equal = {perm: _count_equal(first, other, perm) for perm in wanted}
+    fitting = [perm for perm in wanted if equal[perm] is not None]
+    return sorted(fitting, key=lambda perm: -(equal[perm] or 0))
 
 
-def _sizes_fit(first: Port, other: Port, perm: Perm | None) -> bool:
+def _count_equal(first: Port, other: Port, perm: Perm | None) -> int | None:
+    """How many sizes are known and equal; None if two contradict each other."""
     sizes = first.value.shape if perm is None else [first.value.shape[i] for i in perm]
     pairs = list(zip(sizes, other.value.shape, strict=True))[1:]
-    return all(a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int))
+    fixed = [(a, b) for a, b in pairs if isinstance(a, int) and isinstance(b, int)]
+    return len(fixed) if all(a == b for a, b in fixed) else None
 
 
 def _refuse(

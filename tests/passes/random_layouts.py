@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,6 @@ class Network:
         self.nodes: list[NodeProto] = []
         self.weights: dict[str, Array] = {}
         self.shapes: dict[str, Shape] = {"x": shape}
-        self.makers = [
-            *([self.transpose] * 3),
-            *([self.unary, self.binary, self.constant, self.conv] * 2),
-            *(self.concat, self.split, self.slice, self.pad, self.reduce, self.softmax, self.arg_max),
-            *(self.squeeze, self.unsqueeze, self.reshape, self.shape_of, self.matmul, self.flatten),
-        ]
 
     def draw(self, strategy: st.SearchStrategy[Any]) -> Any:
         return self.data.draw(strategy)
@@ -56,7 +50,9 @@ class Network:
         self.weights[name] = array
         return name
 
-    def ints(self, op: str, data: str, name: str, values: Sequence[int], since: int, shape: Shape, **more: Any) -> str:
+    def ints(
+        self, op: str, data: str, name: str, values: Sequence[int], since: int, shape: Shape, **more: Any
+    ) -> str:
         """A node that is given integers as an attribute before an opset, as an input since."""
         if self.opset < since:
             return self.add(op, [data], shape, **{name: list(values)}, **more)
@@ -94,7 +90,11 @@ class Network:
         value = self.pick()
         shape = self.shapes[value]
         others = [name for name, other in self.shapes.items() if other == shape]
-        small = [n for n, o in self.shapes.items() if all(a in (1, b) for a, b in zip(o[::-1], shape[::-1], strict=False))]
+        small = [
+            n
+            for n, o in self.shapes.items()
+            if all(a in (1, b) for a, b in zip(o[::-1], shape[::-1], strict=False))
+        ]
         small = [name for name in small if len(self.shapes[name]) <= len(shape)]
         other = self.draw(st.sampled_from(others * 3 + small))
         pair = [value, other] if self.draw(st.booleans()) else [other, value]
@@ -118,6 +118,17 @@ class Network:
         batch, channels, *size = self.shapes[value]
         w = self.store(weight(3, channels, 1, 1, seed=len(self.nodes)))
         self.add("Conv", [value, w], (batch, 3, *size))
+
+    def conv_last(self) -> None:
+        """A Conv of a value that has channels last, and so has the result."""
+        value = self.pick(4)
+        if not value:
+            return
+        *rest, channels = self.shapes[value]
+        w = self.store(weight(3, channels, 1, 1, seed=len(self.nodes)))
+        a = self.add("Transpose", [value], (rest[0], channels, *rest[1:]), perm=FIRST)
+        b = self.add("Conv", [a, w], (rest[0], 3, *rest[1:]))
+        self.add("Transpose", [b], (*rest, 3), perm=LAST)
 
     def matmul(self) -> None:
         value = self.pick(4)
@@ -151,7 +162,11 @@ class Network:
     def slice(self) -> None:
         value = self.pick()
         shape = list(self.shapes[value])
-        axes = self.axes(len(shape)) if self.draw(st.booleans()) else list(range(self.draw(st.integers(1, len(shape)))))
+        axes = (
+            self.axes(len(shape))
+            if self.draw(st.booleans())
+            else list(range(self.draw(st.integers(1, len(shape)))))
+        )
         says = axes != list(range(len(axes))) or self.draw(st.booleans())
         for axis in axes:
             shape[axis] = max(shape[axis] - 1, 1)
@@ -249,12 +264,28 @@ class Network:
             self.add("Cast", [found], (count,), to=1)
 
 
-def network(data: st.DataObject, opset: int, nodes: int) -> ModelProto:
-    """A network of at most so many nodes; what nothing reads is an output, and a few other values."""
+EVERYTHING = [
+    *([Network.transpose] * 3),
+    *([Network.unary, Network.binary, Network.constant, Network.conv, Network.conv_last] * 2),
+    *(Network.concat, Network.split, Network.slice, Network.pad, Network.reduce, Network.softmax),
+    *(Network.squeeze, Network.unsqueeze, Network.reshape, Network.shape_of, Network.matmul),
+    *(Network.flatten, Network.arg_max),
+]
+CHANNELS_LAST = [
+    *([Network.conv_last, Network.matmul] * 2),
+    *(Network.unary, Network.binary, Network.constant, Network.pad),
+]
+"""What makes networks of channels last of Convs and MatMuls."""
+
+
+def network(
+    data: st.DataObject, opset: int, nodes: int, makers: Sequence[Callable[[Network], None]] = EVERYTHING
+) -> ModelProto:
+    """A network of about so many nodes; what nothing reads is an output, and a few other values."""
     sizes = st.sampled_from([(2, 4, 3, 2), (1, 2, 2, 4), (1, 3, 1, 1), (2, 1, 1, 4)])
     made = Network(data, opset, data.draw(sizes))
     for _ in range(nodes):
-        data.draw(st.sampled_from(made.makers))()
+        data.draw(st.sampled_from(makers))(made)
     read = {name for node in made.nodes for name in node.input}
     values = [name for name in made.shapes if name != "x"]
     outputs = [name for name in values if name not in read or data.draw(st.integers(0, 7)) == 0]
