@@ -28,7 +28,7 @@ __all__ = ["prepare"]
 
 _PASSES = (
     *(remove_no_ops, fold_shapes),  # 1
-    *(matmul_to_conv, cancel_transposes),  # 2
+    *(matmul_to_conv, cancel_transposes, remove_no_ops),  # 2
     matmul_to_gemm,  # 3
     fold_affine,  # 4
     *(merge_groups, fold_affine),  # 5

@@ -102,7 +102,9 @@ def test_spectra_are_those_of_what_each_rank_entry_truncates(
     scheme: str, group: int, groups: int, unfold: Any
 ) -> None:
     w = weight(24, 16, 3, 3).astype(np.float64)
-    w /= np.linalg.norm(w.reshape(24, -1), axis=1)[:, None, None, None]  # so every output channel counts alike
+    w /= np.linalg.norm(w.reshape(24, -1), axis=1)[
+        :, None, None, None
+    ]  # so every output channel counts alike
     w = w.astype(np.float32)
     (offer,) = candidates(conv_model(w, group=group), [all_schemes()[scheme]])
     assert offer.groups == groups

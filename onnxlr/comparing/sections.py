@@ -11,6 +11,7 @@ from onnxlr.comparing.timing import ExportLatency, Ratio
 from onnxlr.comparing.traits import Trait
 from onnxlr.comparing.walking import Walk
 from onnxlr.plan import BeforeAfter
+from onnxlr.report.formats import dims, kept_percent, short_count
 from onnxlr.report.sections import Grid, Line, Section
 
 __all__ = ["comparison_sections"]
@@ -147,54 +148,49 @@ def _optimized(
     else:
         others = [letters[item.name] for item in found if not item.same_as_first]
         yield Line(f"not as in {letters[found[0].name]}: {', '.join(others)}", "bad")
+    first = letters[found[0].name]
     columns = ["model", ">layers", ">params", ">kept", ">MACs", ">kept", ">rel. L2"]
     timed = [item.latency for item in found if item.latency is not None]
     if timed:
-        columns += [">ms", ">after", ">speed-up", f">by {letters[found[0].name]}"]
-    yield Grid(columns, [_optimized_row(item, letters) for item in found])
+        columns += [">ms", ">speed-up", f">by {first}"]
+    yield Grid(columns, [_optimized_row(item, letters, complete) for item in found])
     if timed:
-        yield Line(
-            f"times of optimized models by that of {letters[found[0].name]}: noise ±{timed[0].noise_floor:.1%}",
-            "quiet",
-        )
+        noise = timed[0].noise_floor
+        yield Line(f"by {first}: time of an optimized model by that of {first}; noise ±{noise:.1%}", "quiet")
     for item in found:
         yield from (Line(f"{letters[item.name]}: {line}", "note") for line in item.differences)
-    yield from _refused(found, letters) if complete else ()
+    yield from _plans(found, letters) if complete else ()
 
 
-def _optimized_row(item: OptimizedExport, letters: dict[str, str]) -> tuple[str, ...]:
+def _optimized_row(item: OptimizedExport, letters: dict[str, str], complete: bool) -> tuple[str, ...]:
     row = (
         letters[item.name],
-        f"{len(item.layers)} of {len(item.layers) + len(item.skipped)}",
+        f"{len(item.layers)}/{len(item.layers) + len(item.skipped)}",
         *_sizes(item.totals.params),
         *_sizes(item.totals.macs),
         f"{item.rel_l2:.3g}",
     )
-    return row if item.latency is None else (*row, *_times(item.latency))
+    return row if item.latency is None else (*row, *_times(item.latency, complete))
 
 
-def _times(latency: ExportLatency) -> tuple[str, ...]:
-    return (
-        f"{latency.before:.3g}",
-        f"{latency.after:.3g}",
-        f"{latency.speedup.median:.2f}x",
-        _range(latency.after_ratio),
-    )
+def _sizes(value: BeforeAfter) -> tuple[str, str]:
+    return "?" if value.after is None else short_count(value.after), kept_percent(value)
+
+
+def _times(latency: ExportLatency, complete: bool) -> tuple[str, ...]:
+    times = f"{latency.before:.3g} → {latency.after:.3g}"
+    if complete:
+        return times, f"{_range(latency.speedup)}x", _range(latency.after_ratio)
+    return times, f"{latency.speedup.median:.2f}x", f"{latency.after_ratio.median:.2f}"
 
 
 def _range(ratio: Ratio) -> str:
     return f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
 
 
-def _sizes(value: BeforeAfter) -> tuple[str, str]:
-    if not value.before or value.after is None:
-        return "?", "?"
-    return f"{value.after:,}", f"{value.after / value.before:.1%}"
-
-
-def _refused(found: Sequence[OptimizedExport], letters: dict[str, str]) -> Iterator[Grid | Line]:
+def _plans(found: Sequence[OptimizedExport], letters: dict[str, str]) -> Iterator[Grid | Line]:
     for item in found:
-        rows = [(layer.name, layer.scheme, "×".join(map(str, layer.rank)), "") for layer in item.layers]
+        rows = [(layer.name, layer.scheme, dims(layer.rank), "") for layer in item.layers]
         rows += [(skipped.name, "left alone", "", skipped.reason) for skipped in item.skipped]
         yield Line(letters[item.name])
         yield Grid(("layer", "scheme", ">rank", "reason"), rows)

@@ -13,8 +13,9 @@ from rich.text import Text
 from onnxlr.inspection import InspectedLayer, Inspection
 from onnxlr.latency import Latency
 from onnxlr.layer import Skipped
-from onnxlr.plan import BeforeAfter, PlannedLayer
+from onnxlr.plan import PlannedLayer
 from onnxlr.report.curve import Sweep
+from onnxlr.report.formats import dims, kept_percent, short_count
 from onnxlr.report.points import SweepPoint, kept
 from onnxlr.report.schema import LayerTime, Report, Totals
 from onnxlr.report.sections import Line, Section
@@ -56,11 +57,11 @@ def render_plan(
     rows = [
         (
             layer.name,
-            _dims(layer.weight_shape),
+            dims(layer.weight_shape),
             layer.scheme,
-            _dims(layer.rank),
-            _ratio(layer.params),
-            _ratio(layer.macs),
+            dims(layer.rank),
+            kept_percent(layer.params),
+            kept_percent(layer.macs),
             f"{layer.energy:.3f}",
             f"{layer.error:.3f}",
         )
@@ -156,10 +157,10 @@ def _range(latency: Latency) -> str:
 
 
 def _inspection_rows(layer: InspectedLayer, energies: int) -> Iterator[tuple[str, ...]]:
-    macs = "?" if layer.macs is None else _count(layer.macs)
-    yield layer.name, _dims(layer.weight_shape), _count(layer.params), macs, *[""] * energies
+    macs = "?" if layer.macs is None else short_count(layer.macs)
+    yield layer.name, dims(layer.weight_shape), short_count(layer.params), macs, *[""] * energies
     for offer in layer.schemes:
-        ranks = ("-" if rank is None else _dims(rank) for rank in offer.ranks)
+        ranks = ("-" if rank is None else dims(rank) for rank in offer.ranks)
         yield f"  {offer.scheme}", "", "", "", *ranks
 
 
@@ -179,8 +180,8 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) ->
 def _totals(totals: Totals) -> Table:
     rows = []
     for name, value in (("params", totals.params), ("MACs", totals.macs), ("bytes", totals.bytes)):
-        counts = ("?" if count is None else _count(count) for count in (value.before, value.after))
-        rows.append((name, *counts, _ratio(value)))
+        counts = ("?" if count is None else short_count(count) for count in (value.before, value.after))
+        rows.append((name, *counts, kept_percent(value)))
     return _table(("total", ">before", ">after", ">kept"), rows, 80)
 
 
@@ -223,7 +224,7 @@ def _latency(latency: Latency) -> Text:
     if latency.before_p99 is not None and latency.after_p99 is not None:
         text.append(f", p99 {latency.before_p99:.3g} → {latency.after_p99:.3g} ms")
     if latency.before_memory is not None and latency.after_memory is not None:
-        before, after = _count(latency.before_memory), _count(latency.after_memory)
+        before, after = short_count(latency.before_memory), short_count(latency.after_memory)
         text.append(f"\n  peak memory: {before}B → {after}B")
     return text
 
@@ -255,23 +256,6 @@ def _reasons(skipped: Iterable[Skipped]) -> Iterator[Text]:
     for reason, names in by_reason.items():
         shown = ", ".join(_short(name) for name in names[:3]) + (", …" if len(names) > 3 else "")
         yield Text(f"  {len(names)}x {reason}: {shown}", style="dim")
-
-
-def _ratio(value: BeforeAfter) -> str:
-    if not value.before or value.after is None:
-        return "?"
-    return f"{value.after / value.before:.0%}"
-
-
-def _count(value: int) -> str:
-    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return str(value)
-
-
-def _dims(sizes: Sequence[int]) -> str:
-    return "×".join(map(str, sizes))
 
 
 def _short(name: str, limit: int = 24) -> str:

@@ -1,0 +1,37 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxlr.plan import BeforeAfter
+
+__all__ = ["dims", "kept_percent", "short_count"]
+
+
+def short_count(value: int) -> str:
+    """Three digits with k, M or G.
+
+    >>> short_count(1_234_567)
+    '1.23 M'
+    """
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return str(value)
+
+
+def kept_percent(value: BeforeAfter) -> str:
+    """What is left; ? where it is not known."""
+    if not value.before or value.after is None:
+        return "?"
+    return f"{value.after / value.before:.0%}"
+
+
+def dims(sizes: Sequence[int]) -> str:
+    """Sizes or ranks.
+
+    >>> dims((64, 3, 3, 3))
+    '64×3×3×3'
+    """
+    return "×".join(map(str, sizes))
