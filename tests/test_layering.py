@@ -31,7 +31,29 @@ LAYERS = [
     {"onnxlr.comparing.differences", "onnxlr.comparing.reasons", "onnxlr.comparing.timing"},
     {"onnxlr.comparing.matching", "onnxlr.comparing.running"},
     {"onnxlr.comparing.options", "onnxlr.comparing.ports", "onnxlr.comparing.sides"},
-    {"onnxlr.comparing.fingerprint", "onnxlr.comparing.layouts"},
+    {"onnxlr.comparing.fingerprint", "onnxlr.comparing.layouts", "onnxlr.comparing.rows"},
+    {"onnxlr.training"},
+    {"onnxlr.training.statistics"},
+    {"onnxlr.training.module"},
+    {"onnxlr.training.roles", "onnxlr.training.steps", "onnxlr.training.stored"},
+    {"onnxlr.training.operators"},
+    {
+        "onnxlr.training.operators.activations",
+        "onnxlr.training.operators.arithmetic",
+        "onnxlr.training.operators.convolution",
+        "onnxlr.training.operators.linear",
+        "onnxlr.training.operators.normalization",
+        "onnxlr.training.operators.pooling",
+        "onnxlr.training.operators.quantization",
+        "onnxlr.training.operators.reductions",
+        "onnxlr.training.operators.resizing",
+        "onnxlr.training.operators.shapes",
+        "onnxlr.training.operators.slicing",
+        "onnxlr.training.operators.sources",
+    },
+    {"onnxlr.training.operators.resampling", "onnxlr.training.operators.windows"},
+    {"onnxlr.training.operators.base"},
+    {"onnxlr.training.elements", "onnxlr.training.installation"},
     {"onnxlr.budgets", "onnxlr.result"},
     {"onnxlr.job", "onnxlr.report.table"},
     {"onnxlr.rules", "onnxlr.report", "onnxlr.report.curve", "onnxlr.machine"},
@@ -88,6 +110,7 @@ LAYERS = [
     {"onnxlr.lapack", "onnxlr.elf"},
     {"passes"},
     {"passes.prepare"},
+    {"passes.untie_parameters"},
     {
         "passes.fold_affine",
         "passes.fold_shapes",
@@ -98,6 +121,7 @@ LAYERS = [
         "passes.remove_no_ops",
         "passes.remove_unused",
         "passes.replace_with_chain",
+        "passes.unfold_batchnorm",
     },
     {"passes.affine_runs", "passes.cancel_transposes"},
     {"passes.weights", "passes.settling"},
@@ -117,7 +141,17 @@ ONLY_IN = {
     "PIL": {"onnxlr.decoding"},
     "rich": {"onnxlr.cli", "onnxlr.report.table"},
     "onnx_graphsurgeon": {"passes.replace_with_chain"},
-    "torch": {"models.digits.train", "models.digits.network", "models.exports.torch_export"},
+    "torch": {
+        *("models.digits.train", "models.digits.network", "models.exports.torch_export"),
+        *(f"onnxlr.training.{name}" for name in ("elements", "module", "statistics", "steps")),
+        *(
+            f"onnxlr.training.operators.{name}"
+            for name in (
+                *("activations", "arithmetic", "convolution", "linear", "normalization", "pooling"),
+                *("quantization", "reductions", "resizing", "shapes", "slicing", "sources", "windows"),
+            )
+        ),
+    },
     "sklearn": {"models.digits.data"},
 }
 NOT_IN_SCHEMES = {"onnx", "passes"}

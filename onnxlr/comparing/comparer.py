@@ -116,7 +116,7 @@ class Comparer:
         latencies: Sequence[ExportLatency | None] = [None] * len(optimized)
         if self._options.latency_seconds > 0:
             seconds, seed = self._options.latency_seconds, self._options.seed
-            feed = _head(self._sample, self._timed_batch)
+            feed = _slice(self._first_batch, 0, self._timed_batch)
             latencies = time_exports(self.exports, optimized, feed, seconds, self._progress, seed)
         outcomes = [
             Outcome(
@@ -136,13 +136,18 @@ class Comparer:
             pair = self.exports[0], self.exports[i]
             tolerance = self._options.tolerance
             tolerance = default_tolerance(pair) if tolerance is None else tolerance
-            yield walk(prepared[0], prepared[i], matching, [self._sample], tolerance)
+            yield walk(prepared[0], prepared[i], matching, self._walked, tolerance)
             self._progress("Comparing layers", i, len(self._matchings))
 
+    @property
+    def _first_batch(self) -> Feed:
+        return self._feeds.batches[0]
+
     @cached_property
-    def _sample(self) -> Feed:
-        """A few samples, in one batch."""
-        return _head(self._feeds.batches[0], _WALKED)
+    def _walked(self) -> list[Feed]:
+        """A few samples, one by one: all values inside the graph are held at the same time."""
+        count = min(batch_size(self._first_batch), _WALKED)
+        return [_slice(self._first_batch, i, i + 1) for i in range(count)]
 
     @cached_property
     def _timed_batch(self) -> int:
@@ -153,7 +158,7 @@ class Comparer:
     @cached_property
     def _shapes(self) -> list[dict[str, tuple[int, ...]]]:
         """Shapes of the inputs of each model for one sample, or for as many as it insists on."""
-        feeds = [export.feeds(_head(self._sample, 1))[0] for export in self.exports]
+        feeds = [export.feeds(_slice(self._first_batch, 0, 1))[0] for export in self.exports]
         return [{name: array.shape for name, array in feed.items()} for feed in feeds]
 
     @cached_property
@@ -210,9 +215,9 @@ class Comparer:
         return max((entry.difference().rel_l2 for entry in sums if entry.is_numeric), default=0.0)
 
 
-def _head(feed: Feed, samples: int) -> Feed:
-    """The first samples of a batch."""
-    return {name: array[:samples] if array.ndim else array for name, array in feed.items()}
+def _slice(feed: Feed, start: int, stop: int) -> Feed:
+    """Some samples of a batch."""
+    return {name: array[start:stop] if array.ndim else array for name, array in feed.items()}
 
 
 def _joined(export: Export, feeds: Feeds) -> dict[str, NDArray[Any]]:

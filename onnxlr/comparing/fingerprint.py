@@ -27,6 +27,9 @@ Float = NDArray[np.float64]
 _DEAD = 1e-30
 """Norm below which a row counts as zero."""
 
+_BLOCK = 2**20
+"""Entries that are converted to float64 at a time."""
+
 
 def row_moments(weight: NDArray[Any]) -> Float:
     """The moments of every row, `(3, M)`.
@@ -34,7 +37,14 @@ def row_moments(weight: NDArray[Any]) -> Float:
     Args:
         weight: `(M, ...)`.
     """
-    rows = np.abs(weight.reshape(len(weight), -1).astype(np.float64))
+    rows = weight.reshape(len(weight), -1)
+    step = max(1, _BLOCK // rows.shape[1])
+    blocks = [_moments(rows[i : i + step]) for i in range(0, len(rows), step)]
+    return np.concatenate(blocks, axis=1)
+
+
+def _moments(block: NDArray[Any]) -> Float:
+    rows = np.abs(block.astype(np.float64))
     norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
     size = rows.shape[1]
     rows *= (np.sqrt(size) / np.where(norms < _DEAD, 1.0, norms))[:, None]  # equal entries are 1

@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import inf, prod
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,13 @@ from onnx import TensorProto
 from scipy.optimize import linear_sum_assignment
 
 from onnxlr.comparing.fingerprint import distance, find_permutation
+from onnxlr.comparing.rows import compare_rows
 from onnxlr.comparing.sides import Side
 from onnxlr.conv import ConvSpec
 from onnxlr.fitting import compose
 
 __all__ = ["Match", "Matching", "match_layers"]
 
-Float = NDArray[np.float64]
 Places = tuple[int, ...]
 
 _ROUNDING: dict[int, float] = {TensorProto.FLOAT16: 1e-3, TensorProto.BFLOAT16: 8e-3}
@@ -158,22 +158,16 @@ class _Matcher:
 def _judged(sides: tuple[Side, Side], first: Places, other: Places, by: str) -> Match:
     """A match with what its weights differ by."""
     whole = sides[0].layers[first[0]].conv if len(first) == 1 else sides[1].layers[other[0]].conv
-    weights = [_composed(side, places, whole) for side, places in zip(sides, (first, other), strict=True)]
-    a, b = (weight.reshape(len(weight), -1) for weight in weights)
-    error, permutation = _error(a, b), None
-    if by == "weights" and error > _FINEST * 10 and not _same_rows(a, b):
-        moments = sides[0].moments[first[0]], sides[1].moments[other[0]]
-        found = find_permutation(*moments)
+    a, b = (_composed(side, places, whole) for side, places in zip(sides, (first, other), strict=True))
+    rows, permutation = compare_rows(a, b), None
+    if by == "weights" and not rows.same_but_for_scales:
+        found = find_permutation(sides[0].moments[first[0]], sides[1].moments[other[0]])
         permutation = None if (found == np.arange(len(found))).all() else found
         b = b if permutation is None else b[permutation]
-        if not _same_rows(a, b):  # the order of the inputs is another one as well
-            a, b = np.sort(np.abs(a)), np.sort(np.abs(b))
-        error = _error(a, b)
-    norms = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
-    alive = (norms[0] > 0) & (norms[1] > 0)
-    ratios = norms[1][alive] / norms[0][alive]
-    scales = (float(ratios.min()), float(ratios.max())) if len(ratios) else None
-    return Match(first, other, by, permutation, error, scales)
+        rows = compare_rows(a, b)
+        if not rows.same_but_for_scales:  # the order of the inputs is another one as well
+            rows = compare_rows(*(np.sort(np.abs(x.reshape(len(x), -1))) for x in (a, b)))
+    return Match(first, other, by, permutation, rows.error, rows.scales)
 
 
 def _best_chain(wholes: Side, place: int, parts: Side, free: set[int]) -> Places | None:
@@ -183,10 +177,10 @@ def _best_chain(wholes: Side, place: int, parts: Side, free: set[int]) -> Places
     if len(chains) < 2:
         return chains[0] if chains else None
     weight = wholes.weight(place)
-    return min(chains, key=lambda chain: _error(weight, _composed(parts, chain, whole)))
+    return min(chains, key=lambda chain: compare_rows(weight, _composed(parts, chain, whole)).error)
 
 
-def _composed(side: Side, places: Places, whole: ConvSpec) -> Float:
+def _composed(side: Side, places: Places, whole: ConvSpec) -> NDArray[Any]:
     """The weight that layers in a row compute."""
     if len(places) == 1:
         return side.weight(places[0])
@@ -212,16 +206,3 @@ def _composes(chain: Sequence[ConvSpec], whole: ConvSpec) -> bool:
         )
         and all(prod(link.strides[axis] for link in chain) == whole.strides[axis] for axis in range(axes))
     )
-
-
-def _same_rows(a: Float, b: Float) -> bool:
-    """Whether rows point the same way, or the opposite one, as far as single precision tells."""
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines = np.abs(np.einsum("ij,ij->i", a, b)) / np.where(norms > 0, norms, 1.0)
-    return bool((cosines[norms > 0] > 0.99).all())
-
-
-def _error(a: Float, b: Float) -> float:
-    norm = float(np.linalg.norm(a))
-    gap = float(np.linalg.norm(a.reshape(-1) - b.reshape(-1)))
-    return gap / norm if norm else (inf if gap else 0.0)

@@ -28,7 +28,8 @@ def comparison_sections(comparison: Comparison, complete: bool = True) -> Iterat
     yield Section("Models", [Line(f"{letter}  {name}") for name, letter in letters.items()])
     yield Section("The same function?", list(_verdict(comparison, letters, complete)))
     yield Section("Layers", list(_walks(comparison, letters, complete)))
-    yield Section("What differs", list(_traits(comparison, letters, complete)))
+    traits = list(_traits(comparison, letters, complete))
+    yield Section("What differs", traits or [Line("nothing that was looked at")])
     if comparison.optimized is not None:
         yield Section("Optimized", list(_optimized(comparison.optimized, letters, complete)))
     if comparison.notes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,9 +56,9 @@ class Side:
         layers = [item for item in found if isinstance(item, Layer) and not item.key[0]]
         return cls(model, layers, [item for item in found if isinstance(item, Skipped)])
 
-    def weight(self, index: int) -> Float:
+    def weight(self, index: int) -> NDArray[Any]:
         """The weight of a layer, `(M, C / group, *kernel_shape)`; read anew at each call."""
-        return self.layers[index].read_weight().astype(np.float64)
+        return self.layers[index].read_weight()
 
     def input_name(self, index: int) -> str:
         """The value that a layer reads."""
