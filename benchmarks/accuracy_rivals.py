@@ -2,7 +2,8 @@
 
 `weight_svd`, Tai et al. (arXiv 1511.06067): `spatial` alone, each Conv the truncated SVD of its weight, no
 data. Ranks by one Lagrange multiplier over the relative squared errors of the weights, where the paper sets
-them by hand. Errors are in the scale from before BatchNormalization was folded.
+them by hand. Errors count every output channel alike; the results were measured when they were in the scale
+from before BatchNormalization was folded.
 
 `output_pca`, BALF's method: `channel-out` alone, each layer Ŵ = U Uᵀ W, where U are the leading principal
 components of its outputs. Ranks by one Lagrange multiplier over the relative squared errors of the outputs;

@@ -61,7 +61,7 @@ def _verdict(comparison: Comparison, letters: dict[str, str], complete: bool) ->
         )
         for pair in comparison.pairs
         for output in pair.outputs
-        if complete or pair.first == first or not pair.same
+        if complete or pair.first == first
     ]
     columns = ("models", "output", ">max abs", ">rel. L2", ">cosine", ">top-1", ">tolerance")
     yield Grid(columns, rows)
@@ -101,7 +101,8 @@ def _walk(walk: Walk, letters: dict[str, str], complete: bool, same: bool) -> It
         if same:
             yield Line("  the outputs agree all the same", kind)
     elif not same:
-        yield Line(f"{pair}: no layer differs; what does stands behind the last of them", "bad")
+        what = "the difference stands behind them, or in layers without counterpart"
+        yield Line(f"{pair}: no matched layer differs: {what}", "bad")
     if complete or found is not None:
         rows = [
             (

@@ -14,7 +14,7 @@ from onnx import NodeProto
 from onnxlr.analysis import analyse
 from onnxlr.comparing.fingerprint import row_moments
 from onnxlr.conv import ConvSpec
-from onnxlr.layer import Layer, Skipped
+from onnxlr.layer import Layer
 from onnxlr.model_file import Model
 from passes.constants import Constants, all_constants
 from passes.graph import count_reads
@@ -37,24 +37,21 @@ def signature(conv: ConvSpec) -> Signature:
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """The layers of the main graph of a model, in its order, and what was found besides.
+    """The layers of the main graph of a model, in its order.
 
     Attributes:
         model: after the passes that prepare it.
-        layers: what can be matched.
-        skipped: Convs and the like whose weights are not known.
+        layers: what can be matched; a layer whose weight is not known cannot.
     """
 
     model: Model
     layers: Sequence[Layer]
-    skipped: Sequence[Skipped]
 
     @classmethod
     def of(cls, model: Model, input_shapes: Mapping[str, Sequence[int]]) -> Side:
         """Analyse a prepared model."""
         found = analyse(model.proto, input_shapes, str(model.folder))
-        layers = [item for item in found if isinstance(item, Layer) and not item.key[0]]
-        return cls(model, layers, [item for item in found if isinstance(item, Skipped)])
+        return cls(model, [item for item in found if isinstance(item, Layer) and not item.key[0]])
 
     def weight(self, index: int) -> NDArray[Any]:
         """The weight of a layer, `(M, C / group, *kernel_shape)`; read anew at each call."""

@@ -192,7 +192,7 @@ class GraphModule(nn.Module):
         for name, dtype in self._inputs.items():
             if name not in feed:
                 raise DataError(f"{self.model.name}: input '{name}' is missing")
-            value = feed[name]
+            value = feed[name] if isinstance(feed[name], Tensor) else np.asarray(feed[name])
             values[name] = as_tensor(value, self.device).to(dtype)
         return values
 
