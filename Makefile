@@ -1,11 +1,13 @@
-# make demo, make test: each installs what it needs into $(VENV) first.
+# make demo, make test: each installs what it needs into $(VENV) first; make test-train into $(VENV)/train,
+# so that everything else is seen to work without torch.
 PYTHON ?= python3
 VENV ?= .venv
 PIP ?= $(VENV)/bin/python -m pip --disable-pip-version-check
+TORCH ?= torch==2.13.0
 OUT ?= demo
 ARGS ?=
 
-.PHONY: demo test lint benchmark
+.PHONY: demo test test-train lint benchmark
 
 demo: install-demo
 	$(VENV)/bin/python -m models.digits.data -o $(OUT)
@@ -15,6 +17,10 @@ demo: install-demo
 test: install-test
 	$(VENV)/bin/python -m pytest $(ARGS)
 
+test-train:
+	$(MAKE) VENV=$(VENV)/train install-torch install-test install-train
+	$(VENV)/train/bin/python -m pytest tests/training $(ARGS)
+
 lint: install-lint
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
@@ -22,6 +28,9 @@ lint: install-lint
 
 benchmark: install-demo
 	$(VENV)/bin/python -m benchmarks
+
+install-torch: $(VENV)/bin/python
+	$(PIP) install -q $(TORCH)
 
 install-%: $(VENV)/bin/python
 	$(PIP) install -q -e '.[$*]'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
 from passes.constants import Constant
-from passes.graph import attributes, opset
+from passes.graph import attributes, is_operator, opset
 from passes.weights import Weights
 
 __all__ = ["Array", "Layer", "Link", "Run", "as_float64", "bias_name", "find_runs"]
@@ -115,7 +115,7 @@ class _Search:
 
     def runs(self) -> Iterator[Run]:
         for i, node in enumerate(self._nodes):
-            layer = self._layer(i) if _is(node, _LAYERS) and self._next(i) is not None else None
+            layer = self._layer(i) if is_operator(node, *_LAYERS) and self._next(i) is not None else None
             links = [] if layer is None else list(self._links(layer))
             if layer is not None and links:
                 yield Run(layer, links)
@@ -126,7 +126,7 @@ class _Search:
         reader = self._readers.get(value, -1)  # none if a body reads it
         if self._weights.reads[value] != 1 or reader <= position:
             return None
-        return reader if _is(self._nodes[reader], _LINKS) else None
+        return reader if is_operator(self._nodes[reader], *_LINKS) else None
 
     def _layer(self, position: int) -> Layer | None:
         node = self._nodes[position]
@@ -239,7 +239,3 @@ def _channels(node: NodeProto, shape: tuple[int, ...]) -> int:
         return shape[0]
     groups = given["group"].i if "group" in given else 1
     return shape[1] * groups if groups > 0 and shape[0] % groups == 0 else 0
-
-
-def _is(node: NodeProto, operators: Collection[str]) -> bool:
-    return node.op_type in operators and node.domain in ("", "ai.onnx")

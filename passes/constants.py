@@ -167,6 +167,16 @@ class Constants:
             return None
         return self._outer.find(name)  # rule 4
 
+    def find_float(self, name: str, without: Collection[str] = ()) -> Constant | None:
+        """The constant of this name, if it can be computed, has one of `FLOATS`, and is not in `without`."""
+        found = self.find(name)
+        if found is None or found.name in without:
+            return None
+        try:
+            return found if found.data_type in FLOATS else None
+        except ConstantError:
+            return None
+
     def producer(self, name: str) -> NodeProto | None:
         """The node that computes a value, in this scope or around it; None for inputs and stored tensors."""
         is_here = name in self._inputs or name in self._producers or name in self._known

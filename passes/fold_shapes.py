@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from passes.constants import ConstantError, Constants, all_constants
-from passes.graph import Key, attributes, scopes
+from passes.graph import Key, attributes, is_operator, scopes
 from passes.inference import Dims, ValueType, infer_values
 
 __all__ = ["fold_shapes"]
@@ -51,7 +51,7 @@ def fold_shapes(model: ModelProto, base_dir: str = "") -> ModelProto:
 def _plans(model: ModelProto, base_dir: str) -> list[dict[int, Sizes]]:
     """For every scope: position of each node that gives known sizes -> these sizes."""
     searched = list(all_constants(model, base_dir))
-    if not any(_is(node, "Shape") for constants in searched for node in constants.scope.holder.node):
+    if not any(is_operator(node, "Shape") for constants in searched for node in constants.scope.holder.node):
         return []
     types = infer_values(model, base_dir)
     return [_plan(constants, types) for constants in searched]
@@ -63,14 +63,14 @@ def _plan(constants: Constants, types: Mapping[Key, ValueType]) -> dict[int, Siz
     known: dict[str, Dims] = {}
     plan: dict[int, Sizes] = {}
     for i, node in enumerate(scope.holder.node):
-        if _is(node, "Shape") and not node.attribute:
+        if is_operator(node, "Shape") and not node.attribute:
             value = types.get((scope.path, node.input[0]))
             if value is None or value.dims is None:
                 continue
             known[node.output[0]] = value.dims
             if None not in value.dims:  # rule 1
                 plan[i] = np.asarray(value.dims, np.int64)
-        elif _is(node, "Gather") and node.input[0] in known:
+        elif is_operator(node, "Gather") and node.input[0] in known:
             sizes = _gathered(node, known[node.input[0]], constants)
             if sizes is not None:
                 plan[i] = sizes
@@ -93,7 +93,3 @@ def _gathered(node: NodeProto, dims: Dims, constants: Constants) -> Sizes | None
     if None in sizes:
         return None
     return np.asarray(sizes, np.int64).reshape(indices.shape)
-
-
-def _is(node: NodeProto, op: str) -> bool:
-    return node.op_type == op and node.domain in ("", "ai.onnx")

@@ -31,6 +31,7 @@ __all__ = [
     "count_reads",
     "drop",
     "free_name",
+    "is_operator",
     "loaded_tensors",
     "opset",
     "reads_of",
@@ -269,6 +270,11 @@ def opset(model: ModelProto) -> int:
 
 def _opset_of(imports: Iterable[OperatorSetIdProto]) -> int:
     return next((entry.version for entry in imports if entry.domain in ("", "ai.onnx")), 0)
+
+
+def is_operator(node: NodeProto, *names: str) -> bool:
+    """Whether a node is one of these operators of ONNX itself."""
+    return node.op_type in names and node.domain in ("", "ai.onnx")
 
 
 def attributes(node: NodeProto) -> Mapping[str, AttributeProto]:

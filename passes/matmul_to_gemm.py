@@ -18,8 +18,8 @@ from collections.abc import Mapping
 
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from passes.constants import FLOATS, Constant, ConstantError, Constants, all_constants
-from passes.graph import Key, count_reads, drop, scopes, trained_names
+from passes.constants import Constant, Constants, all_constants
+from passes.graph import Key, count_reads, drop, is_operator, scopes, trained_names
 from passes.inference import ValueType, infer_values
 
 __all__ = ["matmul_to_gemm"]
@@ -33,7 +33,7 @@ def matmul_to_gemm(model: ModelProto, base_dir: str = "") -> ModelProto:
         base_dir: the folder that locations of external data are relative to.
     """
     searched = list(all_constants(model, base_dir))
-    if not any(_is(node, "MatMul") for constants in searched for node in constants.scope.holder.node):
+    if not any(is_operator(node, "MatMul") for constants in searched for node in constants.scope.holder.node):
         return model
     types, trained = infer_values(model, base_dir), trained_names(model)
     plans = [_plan(constants, types, trained) for constants in searched]
@@ -54,17 +54,17 @@ def _plan(constants: Constants, types: Mapping[Key, ValueType], trained: set[str
     """Position of each Add to become a Gemm -> position of its MatMul."""
     scope = constants.scope
     reads = count_reads(scope.holder) + Counter(trained)
-    products = {node.output[0]: i for i, node in enumerate(scope.holder.node) if _is(node, "MatMul")}
+    products = {node.output[0]: i for i, node in enumerate(scope.holder.node) if is_operator(node, "MatMul")}
     plan = {}
     for i, node in enumerate(scope.holder.node):
         name = next((name for name in node.input if name in products), "")
-        if not _is(node, "Add") or not name or reads[name] != 1:  # rule 2
+        if not is_operator(node, "Add") or not name or reads[name] != 1:  # rule 2
             continue
         product = scope.holder.node[products[name]]
         value = types.get((scope.path, product.input[0]))
         if value is not None and value.dims is not None and len(value.dims) == 2:  # rule 1
             operands = product.input[1], _other(node, name)
-            weight, bias = (_float(constants, operand, trained) for operand in operands)
+            weight, bias = (constants.find_float(operand, trained) for operand in operands)  # rule 5
             if weight is not None and bias is not None and _agree(weight, bias, scope.opset):
                 plan[i] = products[name]
     return plan
@@ -75,16 +75,6 @@ def _agree(weight: Constant, bias: Constant, opset: int) -> bool:  # rules 1, 3 
         return False
     needed = 13 if weight.data_type == TensorProto.BFLOAT16 else 7
     return bias.shape in (weight.shape[1:], (1, *weight.shape[1:])) and opset >= needed
-
-
-def _float(constants: Constants, name: str, trained: set[str]) -> Constant | None:
-    found = constants.find(name)
-    if found is None or found.name in trained:  # rule 5
-        return None
-    try:
-        return found if found.data_type in FLOATS else None
-    except ConstantError:
-        return None
 
 
 def _gemm(product: NodeProto, add: NodeProto) -> NodeProto:
@@ -99,7 +89,3 @@ def _gemm(product: NodeProto, add: NodeProto) -> NodeProto:
 
 def _other(add: NodeProto, name: str) -> str:
     return add.input[1] if add.input[0] == name else add.input[0]
-
-
-def _is(node: NodeProto, op: str) -> bool:
-    return node.op_type == op and node.domain in ("", "ai.onnx")

@@ -26,7 +26,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from passes.constants import Constant
-from passes.graph import attributes, drop
+from passes.graph import attributes, drop, is_operator
 from passes.weights import Weights
 
 __all__ = ["merge_groups"]
@@ -48,7 +48,7 @@ def merge_groups(model: ModelProto, base_dir: str = "") -> ModelProto:
 def _merge_once(model: ModelProto, base_dir: str) -> ModelProto:
     weights = Weights(model, base_dir)
     search = _Search(model, weights)
-    found = [search.parts(i) for i, node in enumerate(model.graph.node) if _is(node, "Concat")]
+    found = [search.parts(i) for i, node in enumerate(model.graph.node) if is_operator(node, "Concat")]
     merged = [_merge(model, parts, weights) for parts in found if parts is not None]
     return _apply(merged, weights) if merged else model
 
@@ -101,7 +101,7 @@ class _Search:
         position = self._producers.get(name)
         if position is None or self._weights.reads[name] != 1:
             return None
-        return position if _is(self._nodes[position], operator) else None
+        return position if is_operator(self._nodes[position], operator) else None
 
     def _split(self, convs: Sequence[NodeProto]) -> int | None:  # rule 3
         names = [conv.input[0] for conv in convs]
@@ -140,10 +140,6 @@ def _have_same_attributes(convs: Sequence[NodeProto]) -> bool:  # rule 4
 def _is_along_channels(node: NodeProto, rank: int) -> bool:  # rule 1
     given = attributes(node)
     return "axis" in given and given["axis"].i in (1, 1 - rank)
-
-
-def _is(node: NodeProto, operator: str) -> bool:
-    return node.op_type == operator and node.domain in ("", "ai.onnx")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper
 
 from passes.constants import ConstantError, Constants, all_constants
-from passes.graph import attributes, drop, scopes
+from passes.graph import attributes, drop, is_operator, scopes
 
 __all__ = ["merge_pads"]
 
@@ -157,7 +157,7 @@ def _operand(pad: NodeProto, name: str, constants: Constants) -> NDArray[Any] | 
 def _is(node: NodeProto, op: str) -> bool:
     """Whether it is this operator of ONNX with all its attributes known."""
     known = not any(attribute.ref_attr_name for attribute in node.attribute)  # rule 5
-    return known and node.op_type == op and node.domain in ("", "ai.onnx")
+    return known and is_operator(node, op)
 
 
 def _apply(conv: NodeProto, merged: _Merged) -> None:

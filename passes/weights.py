@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from onnx import ModelProto, TensorProto
 
-from passes.constants import FLOATS, Constant, ConstantError, Constants
+from passes.constants import Constant, Constants
 from passes.graph import (
     add_initializers,
     copy_model,
@@ -41,13 +41,7 @@ class Weights:
 
     def find(self, name: str) -> Constant | None:
         """The constant, if the value is one of a floating-point type that training_info does not refer to."""
-        found = self._constants.find(name)
-        if found is None or found.name in self._trained:
-            return None
-        try:
-            return found if found.data_type in FLOATS else None
-        except ConstantError:
-            return None
+        return self._constants.find_float(name, self._trained)
 
     def has_one_reader(self, constant: Constant) -> bool:
         """Whether one node alone depends on it, under any of its names and on what it is computed from."""

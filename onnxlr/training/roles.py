@@ -80,8 +80,10 @@ def _needed(graph: GraphProto) -> tuple[set[str], set[str]]:
         if not needed.intersection(node.output) or not operator.has_gradient or _is_to_integer(node):
             continue
         passes_on = node.op_type in ("Identity", "Cast") and node.output[0] in weights
+        is_norm = node.op_type == "BatchNormalization"
+        constant = _STATISTICS if is_norm else operator.numbers  # positions that have no gradient
         for i, name in enumerate(node.input):
-            if name and i not in operator.numbers:
+            if name and i not in constant:
                 needed.add(name)
                 if i in operator.layer_weights or passes_on:
                     weights.add(name)

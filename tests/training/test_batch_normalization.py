@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch", reason="needs the extra onnxlr[train]")
 
 from onnx import helper, numpy_helper
 
+from onnxlr.errors import ModelError
 from onnxlr.training import GraphModule
 from tests.builders import Array, constants, make_model
 from tests.training.checks import evaluate, largest_error, random_feed
@@ -69,8 +70,6 @@ def test_statistics_are_written_back() -> None:
 
 
 def test_one_value_a_channel_has_no_variance() -> None:
-    from onnxlr.errors import ModelError  # noqa: PLC0415
-
     norm = constants("bn", 3)
     node = helper.make_node("BatchNormalization", ["x", *norm], ["y"], "bn")
     module = GraphModule(make_model([node], {"x": ["N", 3]}, ["y"], norm))
@@ -79,7 +78,5 @@ def test_one_value_a_channel_has_no_variance() -> None:
 
 
 def test_position_wise_statistics_are_refused() -> None:
-    from onnxlr.errors import ModelError  # noqa: PLC0415
-
     with pytest.raises(ModelError, match="spatial=0"):
         evaluate(normalizer(opset=7, spatial=0), {"x": batch(0)})

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra onnxlr[train]")
 
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
 
 from onnxlr.errors import DataError, ModelError, UsageError
 from onnxlr.model_file import Model, load
@@ -67,7 +67,9 @@ NUMBERS = {
     "shape": arithmetic(
         ("Shape", ["c"], "t"), ("Reshape", ["x", "t"], "y"), c=np.ones((1, 4), np.float32)
     ),
-    "integers": arithmetic(("Cast", ["c"], "t"), ("Reshape", ["x", "t"], "y"), c=np.array([-1, 2], np.float32)),
+    "integers": arithmetic(
+        ("Cast", ["c"], "t"), ("Reshape", ["x", "t"], "y"), c=np.array([-1, 2], np.float32)
+    ),
 }  # fmt: skip
 NUMBERS["integers"].graph.node[0].attribute.append(helper.make_attribute("to", TensorProto.INT64))
 
@@ -240,4 +242,3 @@ def test_statistics_that_are_computed_stay_as_they_are() -> None:
     trained = module.train()(feed)["y"].detach().numpy()
     np.testing.assert_array_equal(trained, evaluate(module, feed)[0])
     assert not module.statistics
-    numpy_helper.to_array(model.graph.initializer[0])
