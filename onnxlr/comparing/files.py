@@ -24,7 +24,8 @@ def write_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> No
     """
     check_report_name(path, COMPARISON_FILES)
     if Path(path).suffix == ".html":
-        text = to_html(f"onnxlr compare: {', '.join(comparison.models)}", comparison_sections(comparison))
+        title = f"onnxlr compare: {comparison.models[0]} and {len(comparison.models) - 1} more"
+        text = to_html(title, comparison_sections(comparison))
     else:
         text = to_json(comparison.to_dict()) + "\n"
     with staged_file(path) as file:

@@ -24,7 +24,7 @@ p { margin: .2rem 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .8rem .25rem 0; }
 th, td { text-align: left; vertical-align: top; }
-.right { text-align: right; }
+.right { text-align: right; white-space: nowrap; }
 """
 
 
