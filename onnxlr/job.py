@@ -107,6 +107,10 @@ class Job:
         calibration: inputs to judge and fit by; None: all goes by the weights.
         machine: where the result is to be fast; None: here.
 
+    Attributes:
+        original: the model.
+        prepared: the model after the passes that bring exporters together; layers are found in it.
+
     Raises:
         UsageError: `input_shapes` does not fit the model.
     """
@@ -125,13 +129,13 @@ class Job:
         self._machine = machine or Machine()
         self._workers = workers
         self._progress = progress
-        self._prepared = model.with_proto(prepare(model.proto, str(model.folder)))
+        self.prepared = model.with_proto(prepare(model.proto, str(model.folder)))
         self._weights = LayerWeights()
         self._calibrator: Calibrator | None = None
         if calibration is not None:
-            self._calibrator = calibration.calibrator(self._prepared, workers, progress)
+            self._calibrator = calibration.calibrator(self.prepared, workers, progress)
         self._input_shapes = {**self._sizes_of_data(), **input_shapes}
-        self._found = self._analyse(self._prepared)
+        self._found = self._analyse(self.prepared)
         self._judged: tuple[object, list[Prospect | Skipped], Judgement] | None = None
 
     @property
@@ -170,7 +174,7 @@ class Job:
     def _clock(self) -> Clock:
         """Times of the layers, measured once."""
         layers = [item for item in self._found if isinstance(item, Layer)]
-        return set_clock(self._machine, self._prepared, layers, self._input_shapes, self._progress)
+        return set_clock(self._machine, self.prepared, layers, self._input_shapes, self._progress)
 
     def _find_clock(self, selection: Selection) -> Clock | None:
         """The clock, if times are to be predicted."""
@@ -240,7 +244,7 @@ class Job:
         fitted = self._fitted(self._replacements(plan), workers)
         if not fitted:
             return self.original
-        return rewrite(self._prepared, fitted, self._weights, workers, self._progress)
+        return rewrite(self.prepared, fitted, self._weights, workers, self._progress)
 
     def _replacements(self, plan: Plan) -> list[Replacement]:
         layers = {item.name: item for item in self._found if isinstance(item, Layer)}

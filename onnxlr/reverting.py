@@ -71,7 +71,7 @@ def _is_slow(trial: Trial) -> bool:
 
 
 def time_layers(job: Job, trial: Trial, reference: Reference) -> tuple[LayerTime, ...]:
-    """Time the layers that were replaced and the chains in their place, in graph order.
+    """Time the layers that were replaced, in the prepared model, and the chains in their place.
 
     What cannot be told apart in ONNX Runtime's profile of both models is left out.
 
@@ -79,7 +79,7 @@ def time_layers(job: Job, trial: Trial, reference: Reference) -> tuple[LayerTime
         ModelError: a model cannot be run.
     """
     chains = job.chains(trial.plan)
-    before = reference.time_layers(job.original, {key: 1 for key, _ in chains.values()})
+    before = reference.time_layers(job.prepared, {key: 1 for key, _ in chains.values()})
     after = reference.time_layers(trial.model, dict(chains.values()))
     return tuple(
         LayerTime(name, before[key] * 1e3, after[key] * 1e3)

@@ -11,7 +11,7 @@ from onnxlr.comparing.timing import ExportLatency, Ratio
 from onnxlr.comparing.traits import Trait
 from onnxlr.comparing.walking import Walk
 from onnxlr.plan import BeforeAfter
-from onnxlr.report.formats import dims, kept_percent, short_count
+from onnxlr.report.formats import by_reason, dims, kept_percent, short_count
 from onnxlr.report.sections import Grid, Line, Section
 
 __all__ = ["comparison_sections"]
@@ -161,7 +161,12 @@ def _optimized(
         yield Line(f"by {first}: time of an optimized model by that of {first}; noise ±{noise:.1%}", "quiet")
     for item in found:
         yield from (Line(f"{letters[item.name]}: {line}", "note") for line in item.differences)
-    yield from _plans(found, letters) if complete else ()
+    yield from _plans(found, letters) if complete else _left_alone(found[0], first)
+
+
+def _left_alone(item: OptimizedExport, letter: str) -> Iterator[Line]:
+    for reason, names in by_reason(item.skipped).items():
+        yield Line(f"{letter}: {len(names)} left alone, {reason}: {', '.join(names)}", "quiet")
 
 
 def _optimized_row(item: OptimizedExport, letters: dict[str, str], complete: bool) -> tuple[str, ...]:

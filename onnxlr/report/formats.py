@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
+from onnxlr.layer import Skipped
 from onnxlr.plan import BeforeAfter
 
-__all__ = ["dims", "kept_percent", "short_count"]
+__all__ = ["by_reason", "dims", "kept_percent", "short_count"]
 
 
 def short_count(value: int) -> str:
@@ -35,3 +37,11 @@ def dims(sizes: Sequence[int]) -> str:
     '64×3×3×3'
     """
     return "×".join(map(str, sizes))
+
+
+def by_reason(skipped: Iterable[Skipped]) -> dict[str, list[str]]:
+    """Names of layers by reason in short: what follows a colon or stands in parentheses is left out."""
+    found: dict[str, list[str]] = {}
+    for item in skipped:
+        found.setdefault(re.split(r": | \(", item.reason)[0], []).append(item.name)
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich import box
@@ -15,7 +14,7 @@ from onnxlr.latency import Latency
 from onnxlr.layer import Skipped
 from onnxlr.plan import PlannedLayer
 from onnxlr.report.curve import Sweep
-from onnxlr.report.formats import dims, kept_percent, short_count
+from onnxlr.report.formats import by_reason, dims, kept_percent, short_count
 from onnxlr.report.points import SweepPoint, kept
 from onnxlr.report.schema import LayerTime, Report, Totals
 from onnxlr.report.sections import Line, Section
@@ -249,11 +248,8 @@ def _rate(value: float) -> str:
 
 
 def _reasons(skipped: Iterable[Skipped]) -> Iterator[Text]:
-    """Layers by reason in short: what follows a colon or stands in parentheses is left to the JSON."""
-    by_reason: dict[str, list[str]] = {}
-    for item in skipped:
-        by_reason.setdefault(re.split(r": | \(", item.reason)[0], []).append(item.name)
-    for reason, names in by_reason.items():
+    """Layers by reason in short; what is left out is in the JSON."""
+    for reason, names in by_reason(skipped).items():
         shown = ", ".join(_short(name) for name in names[:3]) + (", …" if len(names) > 3 else "")
         yield Text(f"  {len(names)}x {reason}: {shown}", style="dim")
 
