@@ -1,6 +1,10 @@
 """Training of ONNX graphs: the extra `onnxlr[train]`, and the only package that needs torch.
 
-A `GraphModule` runs a graph with torch's functions; its weights go back into the same file.
+A `GraphModule` runs a graph with torch's functions; its weights go back into the same file:
+
+    module = GraphModule(load("model.onnx")).to("cuda").train()
+    ...                                              # any torch optimizer, on module(feed) -> outputs by name
+    save(module.write_back(), "trained.onnx")
 """
 
 from onnxlr.training.installation import explained
@@ -8,7 +12,15 @@ from onnxlr.training.installation import explained
 try:
     from onnxlr.training.module import AUTOCAST, GraphModule
     from onnxlr.training.statistics import channel_statistics
+    from passes.unfold_batchnorm import ChannelStatistics, find_unnormalized, unfold_batchnorm
 except ModuleNotFoundError as error:
     raise explained(error) from error
 
-__all__ = ["AUTOCAST", "GraphModule", "channel_statistics"]
+__all__ = [
+    "AUTOCAST",
+    "ChannelStatistics",
+    "GraphModule",
+    "channel_statistics",
+    "find_unnormalized",
+    "unfold_batchnorm",
+]

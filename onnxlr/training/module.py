@@ -93,11 +93,13 @@ class GraphModule(nn.Module):
     def _compute_known(self) -> list[Step]:
         """Compute once what depends on no input and no weight; the other steps are left."""
         graph = self.model.proto.graph
+        taken = {*self.statistics, *dict(self.named_parameters()), *self._known}
         left = []
         for step in make_steps(graph, opset(self.model.proto), self._roles.frozen):
+            if taken.issuperset(filter(None, step.node.outputs)):
+                continue  # a Constant node, whose tensor was read
             if all(name in self._known for name in step.inputs if name):
-                if not all(name in self._known for name in step.node.outputs if name):
-                    self._run(step, self._known, training=False)
+                self._run(step, self._known, training=False)
             else:
                 left.append(step)
         return left
