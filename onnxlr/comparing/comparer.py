@@ -17,7 +17,7 @@ from onnxlr.comparing.matching import Matching, match_layers
 from onnxlr.comparing.opening import find_feeds, open_exports
 from onnxlr.comparing.options import CompareOptions
 from onnxlr.comparing.results import OptimizedExport, Outcome, judge_results
-from onnxlr.comparing.running import Export
+from onnxlr.comparing.running import Export, take_samples
 from onnxlr.comparing.schema import BoundPort, Comparison
 from onnxlr.comparing.sides import Side
 from onnxlr.comparing.timing import ExportLatency, time_exports
@@ -28,6 +28,7 @@ from onnxlr.model_file import Model
 from onnxlr.parallel import Progress
 from onnxlr.report import installed_versions
 from onnxlr.result import Result
+from onnxlr.sampling import Batching
 from onnxlr.validation import DifferenceSums
 from passes import prepare
 
@@ -116,8 +117,7 @@ class Comparer:
         latencies: Sequence[ExportLatency | None] = [None] * len(optimized)
         if self._options.latency_seconds > 0:
             seconds, seed = self._options.latency_seconds, self._options.seed
-            feed = _slice(self._first_batch, 0, self._timed_batch)
-            latencies = time_exports(self.exports, optimized, feed, seconds, self._progress, seed)
+            latencies = time_exports(self.exports, optimized, self._timed, seconds, self._progress, seed)
         outcomes = [
             Outcome(
                 export.name, result.report, self._error(export, model), latency, names, operator_counts(model)
@@ -146,19 +146,30 @@ class Comparer:
     @cached_property
     def _walked(self) -> list[Feed]:
         """A few samples, one by one: all values inside the graph are held at the same time."""
+        if not self._can_be_cut:
+            return [self._first_batch]
         count = min(batch_size(self._first_batch), _WALKED)
-        return [_slice(self._first_batch, i, i + 1) for i in range(count)]
+        return [take_samples(self._first_batch, np.array([i])) for i in range(count)]
 
     @cached_property
-    def _timed_batch(self) -> int:
-        """Samples to time with: as many as a model insists on, else one."""
+    def _can_be_cut(self) -> bool:
+        """Whether the first model takes single samples."""
+        batching = Batching.of(self.exports[0].session.inputs)
+        return not batching.fixed and batching.length(self._first_batch) is not None
+
+    @cached_property
+    def _timed(self) -> Feed:
+        """What to time with: as many samples as a model insists on, else one."""
+        if not self._can_be_cut:
+            return self._first_batch
         fixed = [export.fixed_batch for export in self.exports]
-        return max((size for size in fixed if size is not None), default=1)
+        size = max((size for size in fixed if size is not None), default=1)
+        return take_samples(self._first_batch, np.arange(size) % batch_size(self._first_batch))
 
     @cached_property
     def _shapes(self) -> list[dict[str, tuple[int, ...]]]:
         """Shapes of the inputs of each model for one sample, or for as many as it insists on."""
-        feeds = [export.feeds(_slice(self._first_batch, 0, 1))[0] for export in self.exports]
+        feeds = [export.feeds(self._walked[0])[0] for export in self.exports]
         return [{name: array.shape for name, array in feed.items()} for feed in feeds]
 
     @cached_property
@@ -213,11 +224,6 @@ class Comparer:
             for entry, (before, after) in zip(sums, found, strict=True):
                 entry.add(before, after, batch_size(feed))
         return max((entry.difference().rel_l2 for entry in sums if entry.is_numeric), default=0.0)
-
-
-def _slice(feed: Feed, start: int, stop: int) -> Feed:
-    """Some samples of a batch."""
-    return {name: array[start:stop] if array.ndim else array for name, array in feed.items()}
 
 
 def _joined(export: Export, feeds: Feeds) -> dict[str, NDArray[Any]]:

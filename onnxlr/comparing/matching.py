@@ -147,7 +147,7 @@ class _Matcher:
         ]
         first, other = self.sides
         unlike = distance(first.moments[i], other.moments[j])
-        return abs(before[0] - before[1]) + min(unlike, 1.0)
+        return abs(before[0] - before[1]) + (unlike if unlike < 1 else 1.0)  # also where it is NaN
 
     def _take(self, first: Places, other: Places, by: str) -> None:
         self.free[0].difference_update(first)

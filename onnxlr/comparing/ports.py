@@ -51,7 +51,8 @@ class Binding:
     Attributes:
         first: of the first model.
         other: of the other one.
-        perm: axes of the first one's array in the order of the other; None: they are the same.
+        perm: axes of the first one's array in the order of the other; None: they are the same, but for axes
+            of size 1 that only one of the two has.
     """
 
     first: Port
@@ -60,12 +61,12 @@ class Binding:
 
     def to_other(self, array: NDArray[Any]) -> NDArray[Any]:
         """An array of the first model as the other one has it."""
-        turned = array if self.perm is None else array.transpose(self.perm)
-        return np.ascontiguousarray(turned, dtype=self.other.value.dtype)
+        turned = _reshaped(array, self.other) if self.perm is None else array.transpose(self.perm)
+        return np.asarray(turned, dtype=self.other.value.dtype, order="C")
 
     def to_first(self, array: NDArray[Any]) -> NDArray[Any]:
         """An array of the other model as the first one has it, but for its type."""
-        return array if self.perm is None else array.transpose(np.argsort(self.perm))
+        return _reshaped(array, self.first) if self.perm is None else array.transpose(np.argsort(self.perm))
 
 
 def bind(
@@ -130,7 +131,7 @@ def _perms(first: Port, other: Port) -> list[Perm | None]:
     """The orders of axes in which the shapes fit, the one with most equal sizes first; the batch stays."""
     rank = len(first.value.shape)
     if len(other.value.shape) != rank:
-        return []
+        return [None] if _differ_in_ones(first, other) else []
     known = first.channel_axis, other.channel_axis
     last, back = (0, *range(2, rank), 1), (0, rank - 1, *range(1, rank - 1))
     wanted: list[Perm | None] = [None]
@@ -141,6 +142,21 @@ def _perms(first: Port, other: Port) -> list[Perm | None]:
     equal = {perm: _count_equal(first, other, perm) for perm in wanted}
     fitting = [perm for perm in wanted if equal[perm] is not None]
     return sorted(fitting, key=lambda perm: -(equal[perm] or 0))
+
+
+def _differ_in_ones(first: Port, other: Port) -> bool:
+    """Whether all sizes but the first are known, and the same but for ones: [N, 10, 1, 1] and [N, 10]."""
+    sizes = [port.value.shape[1:] for port in (first, other)]
+    known = all(isinstance(size, int) for shape in sizes for size in shape)
+    without = [[size for size in shape if size != 1] for shape in sizes]
+    return known and without[0] == without[1] and all(port.value.shape for port in (first, other))
+
+
+def _reshaped(array: NDArray[Any], port: Port) -> NDArray[Any]:
+    """An array with as many axes as the port has."""
+    if array.ndim == len(port.value.shape):
+        return array
+    return array.reshape(len(array), *(int(size or 1) for size in port.value.shape[1:]))
 
 
 def _count_equal(first: Port, other: Port, perm: Perm | None) -> int | None:

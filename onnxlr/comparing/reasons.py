@@ -62,7 +62,9 @@ def _pads(layer: Layer) -> Any:
 
 def _weights(match: Match) -> Iterator[str]:
     low, high = match.scales or (1.0, 1.0)
-    if match.by == "weights" and max(1 - low, high - 1) > _SAME:
+    if not np.isfinite(match.weight_error):
+        yield "weights are not finite"
+    elif match.by == "weights" and max(1 - low, high - 1) > _SAME:
         yield (
             f"weights are the same but for the scales of output channels, {low:.3g} to {high:.3g} times"
             " as large: a BatchNormalization is missing, or has other statistics"

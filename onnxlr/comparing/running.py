@@ -14,7 +14,7 @@ from onnxlr.feeds import Feed, batch_size
 from onnxlr.model_file import Model
 from onnxlr.runtime import Session
 
-__all__ = ["Export"]
+__all__ = ["Export", "take_samples"]
 
 Array = NDArray[Any]
 
@@ -56,7 +56,7 @@ class Export:
         if size is None or size == count:
             return [own]
         rows = [np.arange(start, start + size) % count for start in range(0, count, size)]
-        return [{name: array[chosen] for name, array in own.items()} for chosen in rows]
+        return [take_samples(own, chosen) for chosen in rows]
 
     def run(self, feed: Feed) -> list[Array]:
         """The outputs for a batch of the first model, as the first model would give them."""
@@ -76,6 +76,14 @@ class Export:
         if len(runs) == 1:
             return [_cut(runs[0][name], count) for name in wanted]
         return [np.concatenate([run[name] for run in runs])[:count] for name in wanted]
+
+
+def take_samples(feed: Feed, rows: NDArray[np.intp]) -> Feed:
+    """Some samples of a batch; what has no axis of samples stays as it is."""
+    count = batch_size(feed)
+    return {
+        name: array[rows] if array.ndim and len(array) == count else array for name, array in feed.items()
+    }
 
 
 def _cut(array: Array, count: int) -> Array:

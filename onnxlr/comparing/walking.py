@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -197,32 +198,48 @@ class _Seen:
     def rows(self, value: Array, other: Array) -> tuple[Array, Array]:
         """Both with the channels last and in the same order, float64."""
         x, y = (
-            np.moveaxis(array, axis, -1).astype(np.float64) if array.ndim else array
+            np.moveaxis(array, axis, -1).astype(np.float64)
             for array, axis in zip((value, other), self.axes, strict=True)
         )
         if self.permutation is not None and y.shape[-1] == len(self.permutation):
             y = y[..., self.permutation]
-        return x, y
+        without = [[size for size in array.shape if size != 1] for array in (x, y)]
+        return x, y.reshape(x.shape) if without[0] == without[1] else y  # a Gemm against a 1×1 Conv
 
 
 def _errors(
     first: Prepared, other: Prepared, seen: Sequence[_Seen], feeds: Sequence[Feed]
 ) -> list[float | None]:
-    """Relative L2 of values over all feeds; None where their shapes differ."""
+    """Relative L2 of values over all feeds; None where shapes differ, infinite where one is not finite."""
     gaps, norms = np.zeros(len(seen)), np.zeros(len(seen))
+    comparable = np.ones(len(seen), bool)
     found = first.values([item.names[0] for item in seen], feeds)
     others = other.values([item.names[1] for item in seen], feeds)
     for values, other_values in zip(found, others, strict=True):
         for i, item in enumerate(seen):
             x, y = item.rows(values[item.names[0]], other_values[item.names[1]])
-            x, y = (x.reshape(-1), y.reshape(-1)) if x.size == y.size == max(x.shape + y.shape) else (x, y)
-            same = x.shape == y.shape
-            gaps[i] += np.square(x - y).sum() if same else np.nan
-            norms[i] += np.square(x).sum()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = np.sqrt(gaps / norms)
-    ratios[(gaps == 0) & (norms == 0)] = 0
-    return [None if np.isnan(ratio) else float(ratio) for ratio in ratios]
+            if x.shape != y.shape:
+                comparable[i] = False
+                continue
+            gaps[i] += _squared_gap(x, y)
+            norms[i] += np.square(x[np.isfinite(x)]).sum()
+    ratios = [_ratio(gap, norm) for gap, norm in zip(gaps, norms, strict=True)]
+    return [ratio if known else None for ratio, known in zip(ratios, comparable, strict=True)]
+
+
+def _squared_gap(x: Array, y: Array) -> float:
+    """‖x − y‖²; numbers that are equally not finite are no difference."""
+    same = (x == y) | (np.isnan(x) & np.isnan(y))
+    with np.errstate(invalid="ignore"):
+        gap = float(np.square(np.where(same, 0.0, x - y)).sum())
+    return gap if np.isfinite(gap) else inf
+
+
+def _ratio(gap: float, norm: float) -> float:
+    """Relative error; 0 for 0 / 0, infinite where only the reference is 0."""
+    if gap == 0:
+        return 0.0
+    return float(np.sqrt(gap / norm)) if norm else inf
 
 
 def _giving(proto: ModelProto, names: Sequence[str]) -> ModelProto:

@@ -6,10 +6,11 @@ from functools import cache
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnxlr
 from onnxlr.comparing.walking import Walk
+from tests.builders import make_model, weight
 from tests.comparing.exports import (
     LAYERS,
     NAMES,
@@ -180,3 +181,73 @@ def test_a_difference_behind_the_last_layer() -> None:
     found = onnxlr.compare([export(REFERENCE), model])
     assert not found.same
     assert found.walks[0].divergence is None
+
+
+def test_inputs_without_samples() -> None:
+    """A number and a matrix beside the images: they are never cut."""
+    nodes = [
+        helper.make_node("Mul", ["x", "factor"], ["scaled"]),
+        helper.make_node("MatMul", ["scaled", "matrix"], ["y"]),
+    ]
+    inputs = {"x": ("N", 5), "factor": (), "matrix": (5, 4)}
+    models = [make_model(nodes, inputs, ["y"], {}) for _ in range(2)]
+    models[1].graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    for pair in (models, models[::-1]):
+        assert onnxlr.compare(pair).same
+
+
+def test_weights_that_are_not_finite() -> None:
+    broken = export("torch_ts")
+    (tensor,) = [tensor for tensor in broken.graph.initializer if list(tensor.dims) == [64, 1, 3, 3]]
+    array = numpy_helper.to_array(tensor).copy()
+    array[5] = np.nan
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    found = onnxlr.compare([export(REFERENCE), broken])
+    assert not found.same
+    assert located(found.walks[0]) == "conv5"
+    assert found.walks[0].divergence is not None
+    assert found.walks[0].divergence.reasons == ("weights are not finite",)
+    assert onnxlr.compare([broken, broken]).same
+
+
+def test_a_dense_layer_as_a_conv() -> None:
+    gemm = make_model(
+        [helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)], {"x": ("N", 6)}, ["y"], {"w": weight(4, 6)}
+    )
+    nodes = [
+        helper.make_node("Reshape", ["x", "s"], ["r"]),
+        helper.make_node("Conv", ["r", "w"], ["c"]),
+        helper.make_node("Flatten", ["c"], ["y"]),
+    ]
+    stored = {"w": weight(4, 6).reshape(4, 6, 1, 1), "s": np.array([-1, 6, 1, 1])}
+    conv = make_model(nodes, {"x": ("N", 6)}, ["y"], stored)
+    (walk,) = onnxlr.compare([gemm, conv]).walks
+    assert [
+        (layer.matched_by, layer.rel_l2 is not None and layer.rel_l2 < 1e-6) for layer in walk.layers
+    ] == [("weights", True)]
+
+
+def segmenter(last: bool) -> ModelProto:
+    """Two outputs, images and classes of their pixels; with the channels last there are Transposes."""
+    first, back = {"perm": [0, 3, 1, 2]}, {"perm": [0, 2, 3, 1]}
+    nodes = [
+        *([helper.make_node("Transpose", ["x"], ["t"], **first)] if last else []),
+        helper.make_node("Conv", ["t" if last else "x", "w"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["c", "v"], ["scores" if last else "map"], "head"),
+        *([helper.make_node("Transpose", ["scores"], ["map"], **back)] if last else []),
+        helper.make_node("ArgMax", ["map"], ["class"], axis=3 if last else 1, keepdims=0),
+    ]
+    shape = ("N", 12, 16, 3) if last else ("N", 3, 12, 16)
+    weights = {"w": weight(8, 3, 3, 3), "v": weight(5, 8, 1, 1)}
+    model = make_model(nodes, {"x": shape}, ["map"], weights)
+    info = helper.make_tensor_value_info("class", TensorProto.INT64, ["N", 12, 16])
+    model.graph.output.append(info)
+    return model
+
+
+def test_outputs_with_channels_last_and_whole_numbers() -> None:
+    found = onnxlr.compare([segmenter(False), segmenter(True)])
+    assert found.same
+    assert [port.perms[1] for port in found.ports] == [(0, 2, 3, 1), (0, 2, 3, 1), None]
+    assert {output.name for output in found.pairs[0].outputs} == {"map", "class"}
+    assert [layer.matched_by for layer in found.walks[0].layers] == ["weights", "weights"]

@@ -43,6 +43,8 @@ FITS: list[tuple[str, Port, Port, tuple[int, ...] | None]] = [
     ),
     ("one axis", port("x", "N", 3, 100), port("x", "N", 100, 3), (0, 2, 1)),
     ("three axes", port("x", "N", 2, 5, 6, 7), port("x", "N", 5, 6, 7, 2), (0, 2, 3, 4, 1)),
+    ("ones behind", port("y", "N", 10), port("y", "N", 10, 1, 1), None),
+    ("ones behind the first", port("y", "N", 10, 1, 1), port("y", 4, 10), None),
     ("a vector", port("x", "N", 10), port("logits", "N", 10), None),
     ("integers", port("ids", "N", 16, dtype="int64"), port("ids", "N", 16, dtype="int32"), None),
 ]
@@ -62,6 +64,13 @@ def test_arrays_there_and_back() -> None:
     assert there.dtype == np.float16
     assert there[1, 5, 7, 2] == array[1, 2, 5, 7].astype(np.float16)
     np.testing.assert_array_equal(found.to_first(there), array.astype(np.float16))
+
+
+def test_axes_of_size_one() -> None:
+    (found,) = bound([port("y", "N", 10)], [port("y", "N", 10, 1, 1)])
+    array = np.arange(20, dtype=np.float32).reshape(2, 10)
+    assert found.to_other(array).shape == (2, 10, 1, 1)
+    np.testing.assert_array_equal(found.to_first(found.to_other(array)), array)
 
 
 def test_names_come_before_places() -> None:
