@@ -9,13 +9,17 @@ import onnxlr
 from onnxlr.errors import UsageError
 from onnxlr.selectors import RankSelector, all_selectors
 
-__all__ = ["with_comparison", "with_data", "with_selector", "with_shapes"]
+__all__ = ["with_comparison", "with_data", "with_selector", "with_shapes", "with_training"]
 
 _CALIBRATION = ("calibration", "calibration_samples", "sensitivity", "refine")
 _CHECKS = ("inputs", "labels", "latency_seconds", "batches", "prefer_nhwc")
 _LIMITS = ("max_rel_l2", "min_agreement", "max_drop")
 _IMAGES = ("image_size", "mean", "std", "layout")
 _RUN = ("device", "threads", "seed")
+_TRAINED = (
+    *("epochs", "time_budget", "optimizer", "learning_rate", "weight_decay", "batch_size", "flip", "crop"),
+    *("held_out", "patience", "autocast"),
+)
 
 
 def with_shapes(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,6 +89,37 @@ def with_comparison(options: Mapping[str, Any]) -> tuple[onnxlr.CompareOptions, 
         **{name: rest[name] for name in _RUN},
     )
     return compared, with_selector(with_data({**rest, "layout": "auto"})) if optimized else None
+
+
+def with_training(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `onnxlr.training.finetune`, but for the model.
+
+    Raises:
+        UsageError: torch is not installed, or a number is out of range.
+    """
+    from onnxlr import training  # noqa: PLC0415 - an extra, which needs torch
+
+    rest = dict(options)
+    images = onnxlr.ImageOptions(*(rest.pop(name) for name in _IMAGES))
+    inputs, labels, samples = (rest.pop(name) for name in ("data", "labels", "samples"))
+    run = {"device": rest.pop("device"), "threads": rest.pop("threads")}
+    seed = rest.pop("seed")
+    checks = onnxlr.Checks(
+        inputs=rest.pop("inputs") or inputs,
+        labels=rest.pop("input_labels"),
+        images=images,
+        latency_seconds=rest.pop("latency_seconds"),
+        seed=seed,
+        **run,
+    )
+    trained = {name: rest.pop(name) for name in _TRAINED}
+    return {
+        **rest,
+        **run,
+        "data": training.TrainingData(inputs, labels, images, samples),
+        "options": training.TrainingOptions(seed=seed, **trained),
+        "checks": checks,
+    }
 
 
 def _make_selector(name: str, value: float) -> RankSelector:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 import onnxlr
-from onnxlr.arguments import with_comparison, with_data, with_selector, with_shapes
+from onnxlr.arguments import with_comparison, with_data, with_selector, with_shapes, with_training
 from onnxlr.comparing import COMPARISON_FILES, comparison_sections
 from onnxlr.data_options import (
     CALIBRATION,
@@ -60,6 +60,8 @@ from onnxlr.report.table import (
     render_sections,
     render_sweep,
 )
+from onnxlr.staging import staged_file
+from onnxlr.training_options import DISTILLATION, TRAINING
 
 __all__ = ["cli"]
 
@@ -278,6 +280,58 @@ def compare(models: Sequence[Path], reports: Sequence[Path], as_json: bool, **op
     if not found.same:
         groups = " differs from ".join(" = ".join(group) for group in found.groups)
         raise ValidationError(f"not the same function within tolerance: {groups}")
+
+
+@cli.command()
+@click.argument("model", type=FILE)
+@OUTPUT
+@TRAINING
+@DISTILLATION
+@IMAGES
+@RUN
+@EXTERNAL_DATA
+@REPORTS
+@JSON
+def finetune(
+    model: Path, output: Path, external_data: str, reports: Sequence[Path], as_json: bool, **options: Any
+) -> None:
+    """Train MODEL, which `optimize` made, towards what its original gives (--teacher), labels, or both.
+
+    It needs torch: pip install 'onnxlr[train]'. Only weights change, and the output is an ONNX file again. A
+    training that was interrupted goes on where it was when the same command is run again.
+    """
+    _check_reports(reports)
+    _check_target(output)
+    arguments = with_training(options)
+    from onnxlr import training  # noqa: PLC0415 - an extra, which needs torch
+
+    arguments["checkpoint"] = arguments["checkpoint"] or output.with_name(f"{output.name}.checkpoint")
+    with _progress() as progress:
+        tuned = training.finetune(model, progress=progress, on_epoch=_tell_epoch, **arguments)
+    written = tuned.save(output, external_data)
+    for report in reports:
+        with staged_file(report) as file:
+            file.write(to_json(tuned.to_dict()).encode() + b"\n")
+    if as_json:
+        click.echo(to_json(tuned.to_dict()))
+        return
+    checked = tuned.checked
+    if checked is not None:
+        _print(lambda _: render_checks(checked.validation, checked.latencies, checked.notes))
+    _tell_written(*written, *reports)
+
+
+def _tell_epoch(epoch: Any) -> None:
+    """One line on stderr."""
+    known = {
+        "loss": (epoch.loss, ".4g"),
+        "held out": (epoch.held_out_loss, ".4g"),
+        "rel. L2": (epoch.rel_l2, ".3g"),
+        "agreement": (epoch.agreement, ".2%"),
+        "accuracy": (epoch.accuracy, ".2%"),
+    }
+    parts = [f"{name} {format(value, form)}" for name, (value, form) in known.items() if value is not None]
+    click.echo(f"epoch {epoch.number}, {epoch.seconds:.0f} s: {', '.join(parts)}", err=True)
 
 
 @cli.command("calibrate-device")

@@ -17,6 +17,7 @@ __all__ = [
     "CHECKS",
     "COMPARED",
     "COST_MODEL",
+    "DATA",
     "DEVICE_CALIBRATION",
     "IMAGES",
     "PIXELS",

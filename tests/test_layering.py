@@ -12,7 +12,9 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"onnxlr.__main__"},
     {"onnxlr.cli"},
-    {"onnxlr.data_options", "onnxlr.arguments"},
+    {"onnxlr.arguments", "onnxlr.training_options"},
+    {"onnxlr.training", "onnxlr.data_options"},
+    {"onnxlr.training.finetuning"},
     {"onnxlr.options"},
     {"onnxlr"},
     {"onnxlr.api", "onnxlr.doctor"},
@@ -32,7 +34,9 @@ LAYERS = [
     {"onnxlr.comparing.matching", "onnxlr.comparing.running"},
     {"onnxlr.comparing.options", "onnxlr.comparing.ports", "onnxlr.comparing.sides"},
     {"onnxlr.comparing.fingerprint", "onnxlr.comparing.layouts", "onnxlr.comparing.rows"},
-    {"onnxlr.training"},
+    {"onnxlr.training.trainer"},
+    {"onnxlr.training.checkpoint", "onnxlr.training.objective"},
+    {"onnxlr.training.dataset", "onnxlr.training.options"},
     {"onnxlr.training.statistics"},
     {"onnxlr.training.module"},
     {"onnxlr.training.roles", "onnxlr.training.steps", "onnxlr.training.stored"},
@@ -135,7 +139,13 @@ HEIGHT = {name: -i for i, layer in enumerate(LAYERS) for name in layer}
 
 ONLY_IN = {
     "onnxruntime": {"onnxlr.runtime", "models.exports.checking"},
-    "click": {"onnxlr.cli", "onnxlr.options", "onnxlr.data_options", "onnxlr.cost_model_files"},
+    "click": {
+        "onnxlr.cli",
+        "onnxlr.options",
+        "onnxlr.data_options",
+        "onnxlr.training_options",
+        "onnxlr.cost_model_files",
+    },
     "matplotlib": {"onnxlr.report.plot"},
     "pynvml": {"onnxlr.gpu_state"},
     "PIL": {"onnxlr.decoding"},
@@ -144,6 +154,7 @@ ONLY_IN = {
     "torch": {
         *("models.digits.train", "models.digits.network", "models.exports.torch_export"),
         *(f"onnxlr.training.{name}" for name in ("elements", "module", "statistics", "steps")),
+        *(f"onnxlr.training.{name}" for name in ("checkpoint", "finetuning", "objective", "trainer")),
         *(
             f"onnxlr.training.operators.{name}"
             for name in (

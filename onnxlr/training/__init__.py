@@ -10,8 +10,11 @@ A `GraphModule` runs a graph with torch's functions; its weights go back into th
 from onnxlr.training.installation import explained
 
 try:
+    from onnxlr.training.finetuning import FineTuned, TrainingData, finetune
     from onnxlr.training.module import AUTOCAST, GraphModule
+    from onnxlr.training.options import TrainingOptions
     from onnxlr.training.statistics import channel_statistics
+    from onnxlr.training.trainer import Epoch
     from passes.unfold_batchnorm import ChannelStatistics, find_unnormalized, unfold_batchnorm
 except ModuleNotFoundError as error:
     raise explained(error) from error
@@ -19,8 +22,13 @@ except ModuleNotFoundError as error:
 __all__ = [
     "AUTOCAST",
     "ChannelStatistics",
+    "Epoch",
+    "FineTuned",
     "GraphModule",
+    "TrainingData",
+    "TrainingOptions",
     "channel_statistics",
     "find_unnormalized",
+    "finetune",
     "unfold_batchnorm",
 ]
