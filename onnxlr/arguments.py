@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import onnxlr
 from onnxlr.errors import UsageError
 from onnxlr.selectors import RankSelector, all_selectors
 
-__all__ = ["with_comparison", "with_data", "with_selector", "with_shapes", "with_training"]
+__all__ = ["with_comparison", "with_data", "with_finetuning", "with_selector", "with_shapes", "with_training"]
 
 _CALIBRATION = ("calibration", "calibration_samples", "sensitivity", "refine")
 _CHECKS = ("inputs", "labels", "latency_seconds", "batches", "prefer_nhwc")
@@ -120,6 +122,38 @@ def with_training(options: Mapping[str, Any]) -> dict[str, Any]:
         "options": training.TrainingOptions(seed=seed, **trained),
         "checks": checks,
     }
+
+
+def with_finetuning(
+    options: Mapping[str, Any], seconds: float | None, data: str | None
+) -> tuple[dict[str, Any], Callable[..., onnxlr.Result] | None]:
+    """Arguments of `onnxlr.optimize`, and what trains its result; None where that was not asked for.
+
+    Limits are for the trained network: they are taken out of what is checked before.
+
+    Raises:
+        UsageError: torch is not installed, or there are no data to train on.
+    """
+    if seconds is None:
+        return dict(options), None
+    from onnxlr import training  # noqa: PLC0415 - an extra, which needs torch
+
+    calibration, checks = options["calibration"], options["checks"]
+    if data is None and calibration is None:
+        raise UsageError("--finetune needs data: give --finetune-data, or --calibration")
+    if options["selector"] is None and checks.limits != onnxlr.Limits():
+        raise UsageError("--finetune needs a rank rule: limits are judged after training, not searched for")
+    data = data or calibration.inputs
+    trained = partial(
+        training.finetune_result,
+        data=training.TrainingData(data, images=checks.images),
+        options=training.TrainingOptions(time_budget=seconds, seed=checks.seed),
+        checks=replace(checks, inputs=checks.inputs or data),
+        device="cuda" if checks.device == "tensorrt" else checks.device,
+        threads=checks.threads,
+    )
+    before = replace(checks, limits=onnxlr.Limits(), require_speedup=None)
+    return {**options, "checks": before}, trained
 
 
 def _make_selector(name: str, value: float) -> RankSelector:

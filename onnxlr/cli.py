@@ -15,7 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 import onnxlr
-from onnxlr.arguments import with_comparison, with_data, with_selector, with_shapes, with_training
+from onnxlr.arguments import (
+    with_comparison,
+    with_data,
+    with_finetuning,
+    with_selector,
+    with_shapes,
+    with_training,
+)
 from onnxlr.comparing import COMPARISON_FILES, comparison_sections
 from onnxlr.data_options import (
     CALIBRATION,
@@ -61,7 +68,7 @@ from onnxlr.report.table import (
     render_sweep,
 )
 from onnxlr.staging import staged_file
-from onnxlr.training_options import DISTILLATION, TRAINING
+from onnxlr.training_options import CHAINED, DISTILLATION, TRAINING
 
 __all__ = ["cli"]
 
@@ -123,6 +130,7 @@ def inspect(model: Path, as_json: bool, **options: Any) -> None:
 @COST_MODEL
 @click.option("--force", is_flag=True, help="Write the model even if a check fails.")
 @SLOWER
+@CHAINED
 @EXTERNAL_DATA
 @REPORTS
 @JSON
@@ -137,11 +145,15 @@ def optimize(model: Path, output: Path, external_data: str, **options: Any) -> N
     original is written. Not with --target-params, --gate none, or --latency-seconds 0.
     """
     force, reports, as_json = (options.pop(name) for name in ("force", "reports", "as_json"))
+    seconds, data = options.pop("finetune"), options.pop("finetune_data")
     _check_reports(reports)
     _check_target(output)
     options = with_data(with_shapes(options))
+    options, chained = with_finetuning(with_selector(options), seconds, data)
     with _progress() as progress:
-        result = onnxlr.optimize(model, progress=progress, **with_selector(options))
+        result = onnxlr.optimize(model, progress=progress, **options)
+        if chained is not None:
+            result = chained(result, model, progress=progress, on_epoch=_tell_epoch)
     validation = result.report.validation
     passed = validation is None or validation.passed
     written = result.save(output, external_data) if passed or force else []

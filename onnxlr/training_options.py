@@ -9,7 +9,7 @@ import click
 from onnxlr.data_options import DATA
 from onnxlr.options import FILE, grouped
 
-__all__ = ["DISTILLATION", "TRAINING"]
+__all__ = ["CHAINED", "DISTILLATION", "TRAINING"]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 _OPTIMIZERS = ("adamw", "sgd")
@@ -110,5 +110,20 @@ DISTILLATION = grouped(
         default=5.0,
         type=click.FloatRange(0),
         help="Time to spend on paired timing against the teacher, in seconds; 0: none.",
+    ),
+)
+
+CHAINED = grouped(
+    click.option(
+        "--finetune",
+        type=_duration,
+        metavar="TIME",
+        help="Train the result towards the original for so long, as 10m, before it is checked; needs the"
+        " extra `train`. `onnxlr finetune` has more options.",
+    ),
+    click.option(
+        "--finetune-data",
+        metavar="DATA",
+        help=f"What to train on, without labels. {DATA}  [default: the calibration data]",
     ),
 )

@@ -70,6 +70,7 @@ class Report:
         latencies: at every batch size, on a GPU also with a CUDA graph; `latency` is the first.
         predicted_latency: see `Plan.latency`.
         layer_times: of replaced layers that could be told apart; None if it was not asked for.
+        training: `settings` and `history` of fine-tuning; None if it was not asked for.
     """
 
     model: Mapping[str, str]
@@ -85,6 +86,7 @@ class Report:
     latencies: tuple[Latency, ...] = ()
     layer_times: tuple[LayerTime, ...] | None = None
     predicted_latency: Milliseconds | None = None
+    training: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data for JSON; see docs/report.md for the schema."""

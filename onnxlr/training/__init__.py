@@ -10,7 +10,7 @@ A `GraphModule` runs a graph with torch's functions; its weights go back into th
 from onnxlr.training.installation import explained
 
 try:
-    from onnxlr.training.finetuning import FineTuned, TrainingData, finetune
+    from onnxlr.training.finetuning import FineTuned, TrainingData, finetune, finetune_result
     from onnxlr.training.module import AUTOCAST, GraphModule
     from onnxlr.training.options import TrainingOptions
     from onnxlr.training.statistics import channel_statistics
@@ -30,5 +30,6 @@ __all__ = [
     "channel_statistics",
     "find_unnormalized",
     "finetune",
+    "finetune_result",
     "unfold_batchnorm",
 ]

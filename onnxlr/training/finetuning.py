@@ -22,6 +22,7 @@ from onnxlr.images import ImageOptions
 from onnxlr.model_file import Model, load, model_hash
 from onnxlr.parallel import Progress, no_progress
 from onnxlr.report import installed_versions
+from onnxlr.result import Result
 from onnxlr.runtime import Session, find_device
 from onnxlr.saving import save
 from onnxlr.training.dataset import Augmentation, Dataset
@@ -33,7 +34,7 @@ from onnxlr.training.trainer import Epoch, Trainer, ignore_epoch
 from passes import fold_affine, prepare, remove_unused
 from passes.unfold_batchnorm import find_unnormalized, unfold_batchnorm
 
-__all__ = ["FineTuned", "TrainingData", "finetune"]
+__all__ = ["FineTuned", "TrainingData", "finetune", "finetune_result"]
 
 _LOADED = 256
 """Samples that are read at a time."""
@@ -169,6 +170,54 @@ def finetune(
     if state is not None:
         state.unlink(missing_ok=True)
     return FineTuned(result, tuple(history), checked, settings)
+
+
+def finetune_result(
+    result: Result,
+    original: Any,
+    data: TrainingData,
+    options: TrainingOptions,
+    checks: Checks,
+    *,
+    device: str = "auto",
+    threads: int = 0,
+    progress: Progress = no_progress,
+    on_epoch: Callable[[Epoch], None] = ignore_epoch,
+) -> Result:
+    """Fine-tune what `onnxlr.optimize` made, and check it anew.
+
+    Args:
+        result: of the optimization; without replaced layers it stays as it is.
+        original: what it was made of, the teacher.
+        data: what it is trained on.
+        options: how.
+        checks: data and limits for the trained network. Other arguments and errors as in `finetune`.
+    """
+    if not result.plan.layers:
+        note = "nothing was replaced, so nothing was trained"
+        return replace(result, report=replace(result.report, notes=(*result.report.notes, note)))
+    tuned = finetune(
+        result.loaded,
+        original,
+        data,
+        options,
+        device=device,
+        threads=threads,
+        checks=checks,
+        progress=progress,
+        on_epoch=on_epoch,
+    )
+    checked = tuned.checked
+    kept = [note for note in result.report.notes if checked is None or note not in checked.notes]
+    report = replace(
+        result.report,
+        validation=checked.validation if checked else None,
+        latency=checked.latency if checked else None,
+        latencies=checked.latencies if checked else (),
+        notes=(*kept, *(checked.notes if checked else ())),
+        training={"settings": tuned.settings, "history": [asdict(epoch) for epoch in tuned.history]},
+    )
+    return replace(result, model=tuned.model.proto, loaded=tuned.model, report=report)
 
 
 def _find_device(wanted: str) -> torch.device:

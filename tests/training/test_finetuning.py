@@ -282,3 +282,33 @@ def test_wrong_commands(folder: Path, tmp_path: Path, code: int, message: str, a
     assert done.exit_code == code, done.output
     assert message in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_optimize_and_finetune(folder: Path, tmp_path: Path) -> None:
+    out, report = tmp_path / "o.onnx", tmp_path / "r.json"
+    options = ["--target-macs", 0.1, "--latency-seconds", 0, "--device", "cpu", "--threads", 1]
+    chain = ["--finetune", "3s", "--finetune-data", folder / "data.npz", "--max-rel-l2", 0.9]
+    arguments = [TEACHER, "-o", out, *options, *chain, "--report", report]
+    done = CliRunner().invoke(cli, ["optimize", *map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    data = json.loads(report.read_text())
+    assert data["layers"]
+    assert data["training"]["history"][-1]["seconds"] >= 3
+    assert data["training"]["settings"]["time_budget"] == 3
+    assert data["validation"]["inputs"] == str(folder / "data.npz")
+    trained, small = (onnx.load(path) for path in (out, folder / "small.onnx"))
+    assert stripped(trained) == stripped(small)
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("give --finetune-data, or --calibration", ["--energy", "0.9"]),
+        ("needs a rank rule", ["--finetune-data", "x.npz", "--max-rel-l2", "0.1"]),
+    ],
+)
+def test_finetune_of_optimize_needs(tmp_path: Path, message: str, arguments: list[str]) -> None:
+    command = ["optimize", str(TEACHER), "-o", str(tmp_path / "o.onnx"), "--finetune", "1m", *arguments]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 2
+    assert message in done.stderr
