@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 import onnxlr
-from onnxlr import cli as command_line
 from onnxlr import device_calibration, micro_benchmarks
 from onnxlr.cli import cli
+from onnxlr.cli import device as command_line
 from onnxlr.cost_model_files import find_cost_model, machine_key
 from onnxlr.providers import CPU
 from tests.builders import one_line

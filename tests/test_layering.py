@@ -12,10 +12,11 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"onnxlr.__main__"},
     {"onnxlr.cli"},
-    {"onnxlr.arguments", "onnxlr.training_options"},
-    {"onnxlr.training", "onnxlr.data_options"},
+    {"onnxlr.cli.comparing", "onnxlr.cli.device", "onnxlr.cli.optimizing", "onnxlr.cli.training"},
+    {"onnxlr.cli.app", "onnxlr.cli.arguments", "onnxlr.cli.training_options"},
+    {"onnxlr.training", "onnxlr.cli.data_options"},
     {"onnxlr.training.finetuning"},
-    {"onnxlr.options"},
+    {"onnxlr.cli.options"},
     {"onnxlr"},
     {"onnxlr.api", "onnxlr.doctor"},
     {"onnxlr.reverting"},
@@ -139,17 +140,11 @@ HEIGHT = {name: -i for i, layer in enumerate(LAYERS) for name in layer}
 
 ONLY_IN = {
     "onnxruntime": {"onnxlr.runtime", "models.exports.checking"},
-    "click": {
-        "onnxlr.cli",
-        "onnxlr.options",
-        "onnxlr.data_options",
-        "onnxlr.training_options",
-        "onnxlr.cost_model_files",
-    },
+    "click": {*(name for name in HEIGHT if name.startswith("onnxlr.cli")), "onnxlr.cost_model_files"},
     "matplotlib": {"onnxlr.report.plot"},
     "pynvml": {"onnxlr.gpu_state"},
     "PIL": {"onnxlr.decoding"},
-    "rich": {"onnxlr.cli", "onnxlr.report.table"},
+    "rich": {"onnxlr.cli.app", "onnxlr.report.table"},
     "onnx_graphsurgeon": {"passes.replace_with_chain"},
     "torch": {
         *("models.digits.train", "models.digits.network", "models.exports.torch_export"),
@@ -222,9 +217,7 @@ def test_passes_import_nothing_of_onnxlr(name: str) -> None:
     assert not {other for other in imports(MODULES[name]) if other.startswith("onnxlr")}
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in MODULES if name != "onnxlr.cli" and not name.startswith("models")]
-)
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith(("onnxlr.cli", "models"))])
 def test_only_the_command_line_prints(name: str) -> None:
     calls = (
         node.func for node in ast.walk(ast.parse(MODULES[name].read_text())) if isinstance(node, ast.Call)

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from onnxlr.comparing.schema import Comparison
 from onnxlr.comparing.sections import comparison_sections
-from onnxlr.report import check_report_name, to_json
+from onnxlr.report import check_report_name, to_json, write_text
 from onnxlr.report.page import to_html
-from onnxlr.staging import staged_file
 
 __all__ = ["COMPARISON_FILES", "write_comparison"]
 
@@ -28,5 +27,4 @@ def write_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> No
         text = to_html(title, comparison_sections(comparison))
     else:
         text = to_json(comparison.to_dict()) + "\n"
-    with staged_file(path) as file:
-        file.write(text.encode())
+    write_text(text, path)

@@ -1,6 +1,6 @@
 """Report -> JSON, table."""
 
-from onnxlr.report.files import REPORT_FILES, check_report_name, to_json, write_report
+from onnxlr.report.files import REPORT_FILES, check_report_name, to_json, write_report, write_text
 from onnxlr.report.schema import LayerTime, Report, Totals, installed_versions
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "installed_versions",
     "to_json",
     "write_report",
+    "write_text",
 ]

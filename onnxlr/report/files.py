@@ -13,7 +13,7 @@ from onnxlr.errors import UsageError
 from onnxlr.report.schema import Report
 from onnxlr.staging import staged_file
 
-__all__ = ["REPORT_FILES", "check_report_name", "to_json", "write_report"]
+__all__ = ["REPORT_FILES", "check_report_name", "to_json", "write_report", "write_text"]
 
 REPORT_FILES = (".json",)
 
@@ -36,8 +36,17 @@ def write_report(report: Report, path: str | os.PathLike[str]) -> None:
         UsageError: the kind is not known, or the folder cannot be written to.
     """
     check_report_name(path)
+    write_text(to_json(report.to_dict()) + "\n", path)
+
+
+def write_text(text: str, path: str | os.PathLike[str]) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        UsageError: the folder cannot be written to.
+    """
     with staged_file(path) as file:
-        file.write(to_json(report.to_dict()).encode() + b"\n")
+        file.write(text.encode())
 
 
 def _finite(value: Any) -> Any:

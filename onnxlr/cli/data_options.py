@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import click
 
+from onnxlr.cli.options import FILE, Command, grouped
 from onnxlr.device_calibration import DTYPES
 from onnxlr.images import LAYOUTS
-from onnxlr.options import FILE, Command, grouped
 from onnxlr.runtime import DEVICES
 
 __all__ = [

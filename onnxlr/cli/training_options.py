@@ -6,8 +6,8 @@ import re
 
 import click
 
-from onnxlr.data_options import DATA
-from onnxlr.options import FILE, grouped
+from onnxlr.cli.data_options import DATA
+from onnxlr.cli.options import FILE, grouped
 
 __all__ = ["CHAINED", "DISTILLATION", "TRAINING"]
 

@@ -1,0 +1,105 @@
+"""What all commands share: the group, errors, progress, printing. The only place that prints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from onnxlr.errors import OnnxlrError, UsageError
+from onnxlr.parallel import Progress
+from onnxlr.report import REPORT_FILES, check_report_name
+
+__all__ = ["check_reports", "check_target", "cli", "progress_bars", "show", "tell_epoch", "tell_written"]
+
+
+class _Group(click.Group):
+    """Turns onnxlr's errors into one line on stderr and their exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OnnxlrError as error:
+            raise _Failure(error) from error
+
+
+class _Failure(click.ClickException):
+    """One line on stderr."""
+
+    def __init__(self, error: OnnxlrError) -> None:
+        super().__init__(" ".join(str(error).split()))
+        self.exit_code = error.exit_code  # type: ignore[misc]  # click's own subclasses set it on the class
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(package_name="onnxlr")
+def cli() -> None:
+    """Exact low-rank optimization of ONNX models.
+
+    Exit codes: 0 done, 1 a check failed (nothing is written), 2 wrong usage, 3 bad model, data or plan, 4 the
+    device asked for is not there.
+    """
+
+
+def check_reports(paths: Sequence[Path], kinds: Sequence[str] = REPORT_FILES) -> None:
+    """Refuse reports of an unknown kind, and what `check_target` refuses."""
+    for path in paths:
+        check_report_name(path, kinds)
+        check_target(path)
+
+
+def check_target(path: Path) -> None:
+    """Refuse a target that cannot be written, before any work is done."""
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: the folder {path.parent} does not exist")
+    if os.path.isdir(path):  # unlike Path.is_dir, False for names that no file can have
+        raise UsageError(f"{path}: is a folder; name a file")
+
+
+def tell_written(*paths: Path) -> None:
+    """One line a file."""
+    for path in paths:
+        click.echo(f"wrote {path}")
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """Bars on stderr, gone when the work is done; nothing where stderr is no terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield report
+
+
+def show(render: Callable[[int], Iterable[RenderableType]]) -> None:
+    """Print what `render` makes for the width of the terminal (80 where there is none)."""
+    console = Console()
+    for part in render(console.width):
+        console.print(part)
+
+
+def tell_epoch(epoch: Any) -> None:
+    """One line on stderr."""
+    known = {
+        "loss": (epoch.loss, ".4g"),
+        "held out": (epoch.held_out_loss, ".4g"),
+        "rel. L2": (epoch.rel_l2, ".3g"),
+        "agreement": (epoch.agreement, ".2%"),
+        "accuracy": (epoch.accuracy, ".2%"),
+    }
+    parts = [f"{name} {format(value, form)}" for name, (value, form) in known.items() if value is not None]
+    click.echo(f"epoch {epoch.number}, {epoch.seconds:.0f} s: {', '.join(parts)}", err=True)

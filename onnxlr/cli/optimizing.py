@@ -1,0 +1,168 @@
+"""Commands that select and rewrite: inspect, plan, apply, optimize, sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+import onnxlr
+from onnxlr.cli.app import check_reports, check_target, cli, progress_bars, show, tell_epoch, tell_written
+from onnxlr.cli.arguments import with_data, with_finetuning, with_selector, with_shapes
+from onnxlr.cli.data_options import CALIBRATION, CHECKS, COST_MODEL, IMAGES, RUN, SLOWER, SWEEP_CHECKS
+from onnxlr.cli.options import (
+    ALIGN,
+    EXTERNAL_DATA,
+    FILE,
+    FOLDER,
+    JSON,
+    OUTPUT,
+    REPORTS,
+    SCHEMES,
+    SELECTION,
+    SWEEP,
+    WORKERS,
+)
+from onnxlr.cli.training_options import CHAINED
+from onnxlr.errors import ValidationError
+from onnxlr.report import to_json
+from onnxlr.report.curve import check_folder
+from onnxlr.report.table import render_inspection, render_plan, render_report, render_sweep
+
+__all__ = ["apply", "inspect", "optimize", "plan", "sweep"]
+
+
+@cli.command()
+@click.argument("model", type=FILE)
+@SCHEMES
+@ALIGN
+@JSON
+def inspect(model: Path, as_json: bool, **options: Any) -> None:
+    """Show every Conv, Gemm and MatMul: shape, cost, ranks by energy, or why it is left alone."""
+    with progress_bars() as progress:
+        inspection = onnxlr.inspect(model, progress=progress, **with_shapes(options))
+    if as_json:
+        click.echo(to_json(inspection.to_dict()))
+    else:
+        show(lambda width: render_inspection(inspection, width))
+
+
+@cli.command()
+@click.argument("model", type=FILE)
+@OUTPUT
+@SELECTION
+@CALIBRATION
+@IMAGES
+@CHECKS
+@RUN
+@COST_MODEL
+@click.option("--force", is_flag=True, help="Write the model even if a check fails.")
+@SLOWER
+@CHAINED
+@EXTERNAL_DATA
+@REPORTS
+@JSON
+def optimize(model: Path, output: Path, external_data: str, **options: Any) -> None:
+    """Plan, rewrite, validate, report; write the optimized MODEL to the output.
+
+    With a limit (--max-rel-l2, --min-agreement, --max-drop) and no rank rule (--energy, --target-macs,
+    --target-params, --target-latency, --evbmf) the cheapest plan that keeps all limits is searched; with a
+    rule, limits only check its result.
+
+    A result that is not measured to be faster is taken back, replacement by replacement; where none pays, the
+    original is written. Not with --target-params, --gate none, or --latency-seconds 0.
+    """
+    force, reports, as_json = (options.pop(name) for name in ("force", "reports", "as_json"))
+    seconds, data = options.pop("finetune"), options.pop("finetune_data")
+    check_reports(reports)
+    check_target(output)
+    options = with_data(with_shapes(options))
+    options, chained = with_finetuning(with_selector(options), seconds, data)
+    with progress_bars() as progress:
+        result = onnxlr.optimize(model, progress=progress, **options)
+        if chained is not None:
+            result = chained(result, model, progress=progress, on_epoch=tell_epoch)
+    validation = result.report.validation
+    passed = validation is None or validation.passed
+    written = result.save(output, external_data) if passed or force else []
+    for report in reports:
+        onnxlr.write_report(result.report, report)
+    if as_json:
+        click.echo(to_json(result.report.to_dict()))
+    else:
+        show(lambda width: render_report(result.report, width))
+        tell_written(*written, *reports)
+    if validation is not None and not passed:
+        verdict = "written because of --force" if force else "not written"
+        raise ValidationError(f"{'; '.join(validation.violations)}; {output} was {verdict}")
+
+
+@cli.command()
+@click.argument("model", type=FILE)
+@FOLDER
+@SWEEP
+@CALIBRATION
+@IMAGES
+@SWEEP_CHECKS
+@RUN
+@COST_MODEL
+@JSON
+def sweep(model: Path, output: Path, as_json: bool, **options: Any) -> None:
+    """Plan, rewrite and validate at many budgets; write the curve and its plans to a folder.
+
+    Points that break a limit are marked; no model is written: `apply` a point's plan.
+    """
+    check_folder(output)
+    with progress_bars() as progress:
+        curve = onnxlr.sweep(model, progress=progress, **with_data(with_shapes(options)))
+    written = curve.save(output)
+    if as_json:
+        click.echo(to_json(curve.to_dict()))
+    else:
+        show(lambda _: render_sweep(curve))
+        tell_written(*written)
+
+
+@cli.command()
+@click.argument("model", type=FILE)
+@OUTPUT
+@SELECTION
+@CALIBRATION
+@IMAGES
+@RUN
+@COST_MODEL
+def plan(model: Path, output: Path, **options: Any) -> None:
+    """Choose schemes and ranks, and write them to a JSON file that `apply` takes."""
+    check_target(output)
+    with progress_bars() as progress:
+        made = onnxlr.plan(model, progress=progress, **with_selector(with_data(with_shapes(options))))
+    onnxlr.write_plan(made, output)
+    show(lambda width: render_plan(made.layers, made.skipped, width))
+    tell_written(output)
+
+
+@cli.command()
+@click.argument("model", type=FILE)
+@click.argument("plan", type=FILE)
+@OUTPUT
+@CALIBRATION
+@IMAGES
+@RUN
+@EXTERNAL_DATA
+@REPORTS
+@WORKERS
+def apply(
+    model: Path, plan: Path, output: Path, external_data: str, reports: Sequence[Path], **options: Any
+) -> None:
+    """Rewrite MODEL as PLAN says; the result is not run (see `validate`)."""
+    check_reports(reports)
+    check_target(output)
+    with progress_bars() as progress:
+        result = onnxlr.apply(model, onnxlr.read_plan(plan), progress=progress, **with_data(options))
+    written = result.save(output, external_data)
+    for report in reports:
+        onnxlr.write_report(result.report, report)
+    show(lambda width: render_report(result.report, width))
+    tell_written(*written, *reports)
