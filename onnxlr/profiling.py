@@ -25,7 +25,7 @@ from onnxlr.model_file import Model
 from onnxlr.runtime import Device, NodeTime, Session
 from onnxlr.stopwatch import time_runs, typical
 from passes.constants import Constants
-from passes.graph import Key, copy_model, scopes
+from passes.graph import Key, copy_model, is_operator, scopes
 
 __all__ = ["LayerTimes", "measure_layers"]
 
@@ -145,7 +145,7 @@ class _Graph:
             node = self._nodes[position]
             if _is_linear(node):
                 found.append(position)
-            elif node.op_type not in _FUSIBLE or node.domain not in ("", "ai.onnx"):
+            elif not is_operator(node, *_FUSIBLE):
                 break
             computed = {name for name in node.input if name and self._constants.find(name) is None}
             position = self._producers.get(computed.pop()) if len(computed) == 1 else None
@@ -153,4 +153,4 @@ class _Graph:
 
 
 def _is_linear(node: NodeProto) -> bool:
-    return node.op_type in _LINEAR and node.domain in ("", "ai.onnx")
+    return is_operator(node, *_LINEAR)

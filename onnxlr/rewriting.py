@@ -30,7 +30,7 @@ def rewrite(
 
     Args:
         prepared: the model after the passes that prepare it; left alone.
-        replacements: at most one a layer.
+        replacements: at most one a layer; not empty.
         weights: of the prepared model.
         workers: number of cores to use.
         progress: told the number of layers factorized.
@@ -56,8 +56,7 @@ def rewrite(
     )
     stored = dict(zip(unique, tensors, strict=True))
     chains = {item.layer.key: sites[item.layer.key].build(*stored[key(item)]) for item in replacements}
-    proto = replace_with_chain(prepared.proto, chains) if chains else prepared.proto
-    return target.with_proto(remove_unused(prepared.proto, proto))
+    return target.with_proto(remove_unused(prepared.proto, replace_with_chain(prepared.proto, chains)))
 
 
 def _nodes(model: Model) -> dict[Key, NodeProto]:

@@ -25,7 +25,17 @@ from functools import cached_property
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from passes.constants import ConstantError, Constants, all_constants
-from passes.graph import Key, Scope, attributes, copy_model, count_reads, scopes, subgraphs, trained_names
+from passes.graph import (
+    Key,
+    Scope,
+    attributes,
+    copy_model,
+    count_reads,
+    is_operator,
+    scopes,
+    subgraphs,
+    trained_names,
+)
 from passes.inference import ValueType, infer_values
 
 __all__ = ["remove_no_ops"]
@@ -120,7 +130,7 @@ class _Search:
 
     def _is_no_op(self, node: NodeProto, constants: Constants, reads: Mapping[str, int]) -> bool:
         is_given = any(attribute.ref_attr_name for attribute in node.attribute)  # rule 5
-        if node.op_type not in _OPS or node.domain not in ("", "ai.onnx") or is_given:
+        if is_given or not is_operator(node, *_OPS):
             return False
         given = attributes(node)
         if node.op_type == "Cast":

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from onnx import ModelProto, NodeProto
 
 from passes.constants import ConstantError, Constants
-from passes.graph import attributes, count_reads
+from passes.graph import attributes, count_reads, is_operator
 from passes.orders import Perm, is_identity
 from passes.sinking import BASE_READERS, MovedNode, Operand, Sinking
 from passes.views import Cost, View
@@ -66,7 +66,7 @@ class Settled:
 
     def reads_base(self, node: NodeProto, view: View) -> bool:
         """Whether a node that is not moved can read the base in place of a view: rule 4."""
-        if node.op_type not in BASE_READERS or node.domain not in ("", "ai.onnx"):
+        if not is_operator(node, *BASE_READERS):
             return False
         if node.op_type in ("Shape", "Size"):
             return True

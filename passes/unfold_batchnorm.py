@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from passes.constants import Constant
-from passes.graph import opset
+from passes.graph import is_operator, opset
 from passes.weights import Weights
 
 __all__ = ["ChannelStatistics", "find_unnormalized", "unfold_batchnorm"]
@@ -116,7 +116,7 @@ def _find(model: ModelProto, weights: Weights) -> list[int]:
             readers.setdefault(name, []).append(node.op_type)
     found = []
     for i, node in enumerate(model.graph.node):
-        if node.op_type != "Conv" or node.domain not in ("", "ai.onnx") or opset(model) < 7:
+        if not is_operator(node, "Conv") or opset(model) < 7:
             continue
         output = node.output[0]
         followers = readers.get(output, [])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlr.calibration_data import Calibration
-from onnxlr.comparing.differences import compare_pairs, default_tolerance
+from onnxlr.comparing.differences import PairDifference, compare_pairs
 from onnxlr.comparing.matching import Matching, match_layers
 from onnxlr.comparing.opening import find_feeds, open_exports
 from onnxlr.comparing.options import CompareOptions
@@ -64,20 +64,20 @@ class Comparer:
         Raises:
             ModelError: ONNX Runtime fails, outputs have different shapes, or none is numeric.
         """
-        models = [export.model for export in self.exports]
+        exported = self._exported()
         self._progress("Comparing outputs", 0, 1)
         pairs = compare_pairs(self.exports, self._feeds.batches, self._options.tolerance)
         self._progress("Comparing outputs", 1, 1)
         return Comparison(
-            models=tuple(model.name for model in models),
+            models=tuple(export.name for export in self.exports),
             settings=self._options.to_dict(),
             ports=tuple(self._bound_ports()),
             data=self._feeds.source,
             samples=self._feeds.samples,
             pairs=tuple(pairs),
-            walks=tuple(self._walks()),
-            traits=tuple(find_traits(self._exported())),
-            operators=_unequal([operator_counts(model) for model in models]),
+            walks=tuple(self._walks(pairs)),
+            traits=tuple(find_traits(exported)),
+            operators=_unequal([model.operators for model in exported]),
             notes=tuple(self._notes()),
             versions=installed_versions(),
         )
@@ -128,16 +128,13 @@ class Comparer:
         ]
         return judge_results(outcomes)
 
-    def _walks(self) -> Iterator[Walk]:
-        """The layers of the first model beside those of each other one."""
-        prepared = [Prepared(e, side) for e, side in zip(self.exports, self._sides, strict=True)]
-        for i, matching in enumerate(self._matchings, 1):
-            self._progress("Comparing layers", i - 1, len(self._matchings))
-            pair = self.exports[0], self.exports[i]
-            tolerance = self._options.tolerance
-            tolerance = default_tolerance(pair) if tolerance is None else tolerance
-            yield walk(prepared[0], prepared[i], matching, self._walked, tolerance)
-            self._progress("Comparing layers", i, len(self._matchings))
+    def _walks(self, pairs: Sequence[PairDifference]) -> Iterator[Walk]:
+        """The layers of the first model beside those of each other one, whose pairs are the first ones."""
+        first, *others = [Prepared(e, side) for e, side in zip(self.exports, self._sides, strict=True)]
+        for i, (other, matching) in enumerate(zip(others, self._matchings, strict=True)):
+            self._progress("Comparing layers", i, len(others))
+            yield walk(first, other, matching, self._walked, pairs[i].tolerance)
+            self._progress("Comparing layers", i + 1, len(others))
 
     @property
     def _first_batch(self) -> Feed:

@@ -14,7 +14,7 @@ from onnxlr.feeds import Feed, batch_size
 from onnxlr.validation import DifferenceSums, OutputDifference
 from passes.graph import all_tensors
 
-__all__ = ["PairDifference", "compare_pairs", "default_tolerance"]
+__all__ = ["PairDifference", "compare_pairs"]
 
 _TOLERANCE = 1e-4
 _HALF_TOLERANCE = 2e-2
@@ -40,7 +40,7 @@ class PairDifference:
     same: bool
 
 
-def default_tolerance(models: Sequence[Export]) -> float:
+def _default_tolerance(models: Sequence[Export]) -> float:
     """What models may differ by that compute the same: 2e-2 with half precision in one of them, else 1e-4."""
     tensors = (tensor for model in models for tensor in all_tensors(model.model.proto))
     return _HALF_TOLERANCE if any(tensor.data_type in _HALF for tensor in tensors) else _TOLERANCE
@@ -76,7 +76,7 @@ def compare_pairs(
 def _judged(
     first: Export, other: Export, outputs: Sequence[OutputDifference], tolerance: float | None
 ) -> PairDifference:
-    limit = default_tolerance((first, other)) if tolerance is None else tolerance
+    limit = _default_tolerance((first, other)) if tolerance is None else tolerance
     if not outputs:
         raise ModelError(f"{first.name} and {other.name} have no numeric output to compare")
     same = all(output.rel_l2 <= limit for output in outputs)  # not so for NaN

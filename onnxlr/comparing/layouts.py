@@ -7,11 +7,12 @@ leave axes alone and through Transposes, until a node is met that has the channe
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from onnx import GraphProto, NodeProto, ValueInfoProto
 
 from passes.graph import attributes
+from passes.orders import Perm, compose, inverse
 
 __all__ = ["find_channel_axes"]
 
@@ -89,8 +90,7 @@ def _from_output(name: str, axes: Axes, producers: dict[str, NodeProto]) -> int 
         if node.op_type in _CHANNELS_FIRST:
             return axes[1]
         if node.op_type == "Transpose":
-            order = _order(node, len(axes))
-            axes = tuple(axes[order.index(i)] for i in range(len(axes)))
+            axes = compose(axes, inverse(_order(node, len(axes))))
         elif node.op_type not in _AXES_STAY:
             continue
         for source in node.input:
@@ -103,10 +103,10 @@ def _from_output(name: str, axes: Axes, producers: dict[str, NodeProto]) -> int 
 def _through(node: NodeProto, axes: Axes) -> Axes | None:
     """What the axes of the output are; None where that cannot be said."""
     if node.op_type == "Transpose":
-        return tuple(axes[i] for i in _order(node, len(axes)))
+        return compose(axes, _order(node, len(axes)))
     return axes if node.op_type in _AXES_STAY else None
 
 
-def _order(node: NodeProto, rank: int) -> Sequence[int]:
+def _order(node: NodeProto, rank: int) -> Perm:
     given = attributes(node).get("perm")
     return tuple(reversed(range(rank))) if given is None else tuple(given.ints)

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from onnxlr.errors import ModelError, UsageError
 from onnxlr.runtime import Value
+from passes.orders import Perm, inverse
 
 __all__ = ["Binding", "Port", "bind"]
-
-Perm = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ class Binding:
 
     def to_first(self, array: NDArray[Any]) -> NDArray[Any]:
         """An array of the other model as the first one has it, but for its type."""
-        return _reshaped(array, self.first) if self.perm is None else array.transpose(np.argsort(self.perm))
+        return _reshaped(array, self.first) if self.perm is None else array.transpose(inverse(self.perm))
 
 
 def bind(

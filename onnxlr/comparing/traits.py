@@ -75,9 +75,14 @@ class Exported:
         return operator_counts(self.model)
 
     @cached_property
+    def operators_left(self) -> Counter[str]:
+        """Nodes by operator, after the passes."""
+        return operator_counts(self.prepared)
+
+    @cached_property
     def gone(self) -> Counter[str]:
         """Nodes that the passes do away with."""
-        return self.operators - operator_counts(self.prepared)
+        return self.operators - self.operators_left
 
 
 def operator_counts(model: Model) -> Counter[str]:
@@ -193,7 +198,7 @@ def _foreign(model: Exported) -> str:
 
 def _count(model: Exported) -> str:
     total = model.operators.total()
-    left = operator_counts(model.prepared).total()
+    left = model.operators_left.total()
     return f"{total}, {left} after passes" if left != total else str(total)
 
 

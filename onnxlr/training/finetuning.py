@@ -144,10 +144,15 @@ def finetune(
     if unfold_bn:
         student_model = _unfolded(student_model, feeds)
     student = GraphModule(student_model, options.autocast).to(place)
+    label_weight = 0.0 if data.labels is None else label_weight
     objective = _objective(student, student_model, teacher_model, place, features, label_weight)
-    if data.labels is None:
-        objective = replace(objective, labels=0.0)
-    settings = {**options.to_dict(), "data": asdict(data), "features": features, "unfold_bn": unfold_bn}
+    settings = {
+        **options.to_dict(),
+        "data": asdict(data),
+        "features": features,
+        "label_weight": label_weight,
+        "unfold_bn": unfold_bn,
+    }
     state = None if checkpoint is None else Path(checkpoint)
     trainer = Trainer(
         student,

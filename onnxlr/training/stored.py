@@ -11,7 +11,7 @@ from onnxlr.errors import ModelError
 from onnxlr.external_data import is_external
 from onnxlr.model_file import Model, read_tensor
 from onnxlr.training.elements import Array
-from passes.graph import attributes
+from passes.graph import attributes, is_operator
 
 __all__ = ["put", "stored_tensors"]
 
@@ -24,7 +24,7 @@ def stored_tensors(graph: GraphProto) -> dict[str, TensorProto]:
     """The tensors of a graph by the name of their value: for a Constant node that of its output."""
     found = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+        if is_operator(node, "Constant"):
             value = attributes(node).get("value")
             if value is not None and value.HasField("t"):
                 found[node.output[0]] = value.t

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -89,6 +89,7 @@ class Trainer:
         self._dataset, self._augmentation, self._options = dataset, augmentation, options
         self._checkpoint, self._run, self._on_epoch = checkpoint, run, on_epoch
         self._rows, self._held = dataset.split(options.held_out, options.seed)
+        self._steps = -(-len(self._rows) // options.batch_size)
         self._optimizer = _optimizer(student, options)
         self._at = Progressed()
         self._best: dict[str, Any] | None = None
@@ -107,8 +108,7 @@ class Trainer:
         self._resume()
         self._began = monotonic() - self._at.seconds
         while not self._is_over():
-            loss = self._train_epoch()
-            self._finish_epoch(loss)
+            self._finish_epoch(self._train_epoch())
         if self._best is not None:
             self._student.load_state_dict(self._best)
         self._student.eval()
@@ -127,7 +127,7 @@ class Trainer:
         options, scores = self._options, Scores()
         order = np.random.default_rng([options.seed, 1, self._at.epoch]).permutation(self._rows)
         self._student.train()
-        for step in range(self._at.step, -(-len(order) // options.batch_size)):
+        for step in range(self._at.step, self._steps):
             if options.time_budget is not None and self._seconds() >= options.time_budget:
                 break
             self._step(order[step * options.batch_size : (step + 1) * options.batch_size], step, scores)
@@ -140,7 +140,7 @@ class Trainer:
         rng = np.random.default_rng(seed)
         torch.manual_seed(int(rng.integers(2**31)))
         batch = self._dataset.take(rows)
-        batch = type(batch)(self._augmentation.apply(batch.feed, rng), batch.labels)
+        batch = replace(batch, feed=self._augmentation.apply(batch.feed, rng))
         self._set_rate()
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._objective.loss(self._student, batch, scores)
@@ -153,10 +153,9 @@ class Trainer:
     def _set_rate(self) -> None:
         """Half a cosine over the epochs or the time budget, whichever is further on."""
         options = self._options
-        steps = -(-len(self._rows) // options.batch_size)
         done = 0.0
         if options.most_epochs is not None:
-            done = (self._at.epoch + self._at.step / steps) / options.most_epochs
+            done = (self._at.epoch + self._at.step / self._steps) / options.most_epochs
         if options.time_budget is not None:
             done = max(done, self._seconds() / options.time_budget)
         rate = options.rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
