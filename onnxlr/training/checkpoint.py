@@ -14,7 +14,7 @@ from onnxlr.staging import staged_file
 
 __all__ = ["Progressed", "read_checkpoint", "write_checkpoint"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(slots=True)

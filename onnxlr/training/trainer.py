@@ -17,6 +17,7 @@ from torch import nn
 
 from onnxlr.errors import ModelError
 from onnxlr.training.checkpoint import Progressed, read_checkpoint, write_checkpoint
+from onnxlr.training.constraint import Constraint
 from onnxlr.training.dataset import Augmentation, Dataset
 from onnxlr.training.module import GraphModule
 from onnxlr.training.objective import Objective, Scores
@@ -44,6 +45,7 @@ class Epoch:
         rel_l2: of the outputs by the teacher's, on held-out samples; None without them or without a teacher.
         agreement: fraction of held-out samples with the teacher's class; None as before, or without classes.
         accuracy: fraction of held-out samples with the class of their label; None without labels.
+        violation: of what the method asks of the weights; None if it asks nothing that is measured.
     """
 
     number: int
@@ -54,6 +56,7 @@ class Epoch:
     rel_l2: float | None = None
     agreement: float | None = None
     accuracy: float | None = None
+    violation: float | None = None
 
 
 def ignore_epoch(_: Epoch) -> None:
@@ -72,6 +75,7 @@ class Trainer:
         checkpoint: file to keep the state in, and to go on from; None: nowhere.
         run: what tells this training from others.
         on_epoch: told about every epoch.
+        constraint: on the weights; only states that meet it are chosen by held-out data.
     """
 
     def __init__(
@@ -84,8 +88,9 @@ class Trainer:
         checkpoint: Path | None = None,
         run: str = "",
         on_epoch: Callable[[Epoch], None] = ignore_epoch,
+        constraint: Constraint = Constraint(),
     ) -> None:
-        self._student, self._objective = student, objective
+        self._student, self._objective, self._constraint = student, objective, constraint
         self._dataset, self._augmentation, self._options = dataset, augmentation, options
         self._checkpoint, self._run, self._on_epoch = checkpoint, run, on_epoch
         self._rows, self._held = dataset.split(options.held_out, options.seed)
@@ -141,24 +146,31 @@ class Trainer:
         torch.manual_seed(int(rng.integers(2**31)))
         batch = self._dataset.take(rows)
         batch = replace(batch, feed=self._augmentation.apply(batch.feed, rng))
-        self._set_rate()
+        done = self._done()
+        self._set_rate(done)
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._objective.loss(self._student, batch, scores)
         if not math.isfinite(scores.loss):
             raise ModelError("the loss is not finite; try a smaller learning rate")
-        loss.backward()
+        asked = self._constraint.loss()
+        (loss if asked is None else loss + asked).backward()
         nn.utils.clip_grad_norm_(self._student.parameters(), _CLIPPED)
         self._optimizer.step()
+        with torch.no_grad():
+            self._constraint.after_step(done)
 
-    def _set_rate(self) -> None:
-        """Half a cosine over the epochs or the time budget, whichever is further on."""
-        options = self._options
-        done = 0.0
+    def _done(self) -> float:
+        """The fraction that is behind, of the epochs or the time budget, whichever is further on."""
+        options, done = self._options, 0.0
         if options.most_epochs is not None:
             done = (self._at.epoch + self._at.step / self._steps) / options.most_epochs
         if options.time_budget is not None:
             done = max(done, self._seconds() / options.time_budget)
-        rate = options.rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        return min(done, 1.0)
+
+    def _set_rate(self, done: float) -> None:
+        """Half a cosine."""
+        rate = self._options.rate * 0.5 * (1 + math.cos(math.pi * done))
         for group in self._optimizer.param_groups:
             group["lr"] = rate
 
@@ -167,15 +179,21 @@ class Trainer:
         held = self._evaluate() if len(self._held) else None
         rate = float(self._optimizer.param_groups[0]["lr"])
         epoch = _describe(at.epoch + 1, self._seconds(), rate, trained, held, self._objective)
-        if held is not None and held.mean_loss < at.best:
-            at.best, at.waited = held.mean_loss, 0
-            self._best = copy.deepcopy(self._student.state_dict())
-        else:
-            at.waited += 1
+        epoch = replace(epoch, violation=self._constraint.violation)
+        if held is not None and self._constraint.is_met:
+            self._choose(held.mean_loss)
         at.history.append(asdict(epoch))
         at.epoch, at.step = at.epoch + 1, 0
         self._save()
         self._on_epoch(epoch)
+
+    def _choose(self, loss: float) -> None:
+        """Keep the state if none was as good on held-out data."""
+        if loss < self._at.best:
+            self._at.best, self._at.waited = loss, 0
+            self._best = copy.deepcopy(self._student.state_dict())
+        else:
+            self._at.waited += 1
 
     def _evaluate(self) -> Scores:
         scores = Scores()
@@ -201,6 +219,7 @@ class Trainer:
             "student": self._student.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "best": self._best,
+            "constraint": self._constraint.state(),
         }
         write_checkpoint(self._checkpoint, self._run, state)
         self._saved = monotonic()
@@ -213,6 +232,7 @@ class Trainer:
         self._student.load_state_dict(state["student"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._best = state["best"]
+        self._constraint.load_state(state["constraint"])
 
 
 def _optimizer(student: GraphModule, options: TrainingOptions) -> torch.optim.Optimizer:
