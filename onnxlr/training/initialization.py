@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import prod
 
 import torch
-from onnx import NodeProto
+from onnx import NodeProto, helper
 
 from onnxlr.training.module import GraphModule
-from passes.graph import attributes, opset
+from passes.graph import attributes
 
 __all__ = ["draw_weights", "reset_normalizations"]
 
 _NORMALIZATIONS = ("BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization")
+_AS_NEW = (1.0, 0.0, 0.0, 1.0)  # scale, bias and, of a BatchNormalization, mean and variance
 
 
 @torch.no_grad()
@@ -43,48 +43,40 @@ def draw_weights(module: GraphModule, seed: int) -> list[str]:
         if node.op_type in ("Conv", "ConvTranspose", "Gemm") and len(node.input) > 2 and node.input[2] in left:
             parameters[node.input[2]].zero_()
             del left[node.input[2]]
-    return [name for name in left if name not in reset_normalizations(module)]
+    known = reset_normalizations(module)
+    return [name for name in left if name not in known]
 
 
 @torch.no_grad()
-def reset_normalizations(module: GraphModule) -> list[str]:
-    """Make every normalization one without scale and bias, and statistics those of mean 0 and variance 1.
+def reset_normalizations(module: GraphModule) -> set[str]:
+    """Make scales of normalizations 1 and their biases 0, means 0 and variances 1.
 
     Returns:
-        Names of the parameters that were set.
+        Names of the parameters and statistics that were set.
     """
-    parameters, statistics = dict(module.named_parameters()), module.statistics
-    found = []
+    tensors = {**dict(module.named_parameters()), **module.statistics}
+    found = set()
     for node in module.model.proto.graph.node:
         if node.op_type not in _NORMALIZATIONS:
             continue
-        for tensors, first in ((parameters, 1), (statistics, 3)):
-            found += [name for name in node.input[first : first + 2] if name in tensors]
-            for name, fill in zip(node.input[first : first + 2], _filled(first), strict=False):
-                if name in tensors:
-                    tensors[name].fill_(fill)
-    return [name for name in found if name in parameters]
-
-
-def _filled(first: int) -> tuple[float, float]:
-    """Scale and bias; mean and variance."""
-    return (1.0, 0.0) if first == 1 else (0.0, 1.0)
+        for name, number in zip(node.input[1:], _AS_NEW, strict=False):
+            if name in tensors:
+                tensors[name].fill_(number)
+                found.add(name)
+    return found
 
 
 def _variance(node: NodeProto, position: int, shape: torch.Size) -> float | None:
     """Of the weight of a layer; None for what is none."""
-    given: Mapping[str, object] = attributes(node)
+    given = {name: helper.get_attribute_value(value) for name, value in attributes(node).items()}
     if node.op_type == "Conv" and position == 1:
         return 2 / prod(shape[1:])
     if node.op_type == "ConvTranspose" and position == 1:
-        strides = attributes(node).get("strides")
-        reached = prod(strides.ints) if strides is not None else 1
-        group = attributes(node).get("group")
-        return 2 * reached / (shape[0] // (group.i if group is not None else 1) * prod(shape[2:]))
+        fan_in = shape[0] // given.get("group", 1) * prod(shape[2:]) / prod(given.get("strides", ()))
+        return 2 / fan_in
     if node.op_type == "MatMul" and len(shape) > 1:
         return 1 / shape[-2 if position == 1 else -1]
     if node.op_type == "Gemm":
-        flag = attributes(node).get("transB" if position else "transA")
-        turned = flag is not None and flag.i != 0
-        return 1 / shape[1 if turned == bool(position) else 0]
+        is_turned = bool(given.get("transB" if position else "transA", 0))
+        return 1 / shape[1 if is_turned == bool(position) else 0]
     return None
