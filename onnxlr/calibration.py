@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxlr.factorization import compose
 from onnxlr.feeds import Feeds
-from onnxlr.fitting import Fit, compose, fit_layer, fit_of, refit_layer
+from onnxlr.fitting import Fit, fit_layer, fit_of, refit_layer
 from onnxlr.layer import Layer
 from onnxlr.model_file import Model
 from onnxlr.moments import Moments, Sample

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from onnxlr.errors import ModelError
 from onnxlr.layer import Layer
 from onnxlr.schemes import Decomposition, Rank, Scheme, Weight
 
-__all__ = ["LayerWeights", "balance"]
+__all__ = ["LayerWeights", "balance", "compose", "nearest"]
 
 _KEPT_BYTES = 256 * 2**20
 """Decompositions kept between planning and rewriting; beyond it they are computed again."""
@@ -81,6 +82,26 @@ class LayerWeights:
         return layer.weight, layer.layout, layer.conv
 
 
+def nearest(conv: ConvSpec, weight: Weight, scheme: Scheme, rank: Rank) -> tuple[Array, float]:
+    """The weight of a rank that is nearest in the scale in which errors count; its share of error.
+
+    Args:
+        conv: the layer.
+        weight: `(M, C / group, *kernel_shape)`, finite.
+        scheme: accepts the layer.
+        rank: in the scheme's range.
+
+    Returns:
+        Ŵ of the shape of `weight`, and ‖D⁻¹(W − Ŵ)‖² / ‖D⁻¹W‖², D the norms of the rows of W.
+    """
+    scaled, norms = _normalized(weight)
+    factors = scheme.decompose(conv, scaled).factors(scaled, rank)
+    closest = compose(factors, scheme.chain(conv, rank), conv.group).reshape(weight.shape)
+    energy = float(np.square(scaled).sum())
+    error = float(np.square(scaled - closest).sum()) / energy if energy else 0.0
+    return closest * _column(norms, weight.ndim), error
+
+
 def balance(factors: Sequence[Array], chain: Sequence[ConvSpec]) -> list[Array]:
     """Give both sides of every rank-one term about the same norm, so that float16 survives.
 
@@ -101,6 +122,43 @@ def balance(factors: Sequence[Array], chain: Sequence[ConvSpec]) -> list[Array]:
         inverse = (1 / scale).reshape(len(groups), 1, -1, *(1,) * (second.ndim - 2))
         balanced[i + 1] = (groups * inverse).reshape(second.shape)
     return balanced
+
+
+def compose(factors: Sequence[NDArray[Any]], links: Sequence[ConvSpec], group: int = 1) -> Array:
+    """The weight `(M, C / group, *kernel_shape)` of the one Conv that a chain computes.
+
+    Args:
+        factors: weights of the links.
+        links: no axis has a kernel above 1 in two of them.
+        group: groups of that Conv: every link has as many, times some of its own.
+    """
+    if group > 1:
+        parts = [np.split(factor, group) for factor in factors]
+        ones = [_of_one_group(link, group) for link in links]
+        return np.concatenate([compose(part, ones) for part in zip(*parts, strict=True)])
+    product: Array | None = None
+    for factor, link in zip(factors, links, strict=True):
+        dense = np.moveaxis(_dense(factor, link), (0, 1), (-2, -1))  # *kernel_shape, out, in
+        product = dense if product is None else np.matmul(dense, product)
+    assert product is not None, "a chain is not empty"  # noqa: S101 - holds by construction
+    return np.moveaxis(product, (-2, -1), (0, 1))
+
+
+def _of_one_group(link: ConvSpec, group: int) -> ConvSpec:
+    shape = (link.out_channels // group, *link.weight_shape[1:])
+    return replace(link, weight_shape=shape, group=link.group // group)
+
+
+def _dense(factor: NDArray[Any], link: ConvSpec) -> Array:
+    """The weight of a grouped Conv as that of an ungrouped one."""
+    if link.group == 1:
+        return factor.astype(np.float64)
+    dense = np.zeros((link.out_channels, link.in_channels, *link.kernel_shape))
+    blocks = np.split(factor, link.group)
+    rows, columns = blocks[0].shape[:2]
+    for i, block in enumerate(blocks):
+        dense[i * rows : (i + 1) * rows, i * columns : (i + 1) * columns] = block
+    return dense
 
 
 def _norms(factor: Array, axes: tuple[int, ...]) -> Array:

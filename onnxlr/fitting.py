@@ -14,7 +14,7 @@ What is not closed form is decided by the error on held-out pairs, among:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from onnxlr.conv import ConvSpec
-from onnxlr.factorization import balance
+from onnxlr.factorization import balance, compose
 from onnxlr.moments import Sample
 from onnxlr.parallel import map_layers
 from onnxlr.ridge import mean_variance, ridged_cholesky
 from onnxlr.schemes import Rank, Scheme
 
-__all__ = ["Fit", "compose", "fit_layer", "fit_of", "refit_layer"]
+__all__ = ["Fit", "fit_layer", "fit_of", "refit_layer"]
 
 Float = NDArray[np.float64]
 Array = NDArray[Any]
@@ -134,43 +134,6 @@ def refit_layer(conv: ConvSpec, weight: Float, samples: Sequence[Sample]) -> Fit
         return None
     composed = found[best]
     return Fit((composed.reshape(weight.shape),), _bias(composed, samples), errors[best] / _energy(samples))
-
-
-def compose(factors: Sequence[Array], links: Sequence[ConvSpec], group: int = 1) -> Float:
-    """The weight `(M, C / group, *kernel_shape)` of the one Conv that a chain computes.
-
-    Args:
-        factors: weights of the links.
-        links: no axis has a kernel above 1 in two of them.
-        group: groups of that Conv: every link has as many, times some of its own.
-    """
-    if group > 1:
-        parts = [np.split(factor, group) for factor in factors]
-        ones = [_of_one_group(link, group) for link in links]
-        return np.concatenate([compose(part, ones) for part in zip(*parts, strict=True)])
-    product: Float | None = None
-    for factor, link in zip(factors, links, strict=True):
-        dense = np.moveaxis(_dense(factor, link), (0, 1), (-2, -1))  # *kernel_shape, out, in
-        product = dense if product is None else np.matmul(dense, product)
-    assert product is not None, "a chain is not empty"  # noqa: S101 - holds by construction
-    return np.moveaxis(product, (-2, -1), (0, 1))
-
-
-def _of_one_group(link: ConvSpec, group: int) -> ConvSpec:
-    shape = (link.out_channels // group, *link.weight_shape[1:])
-    return replace(link, weight_shape=shape, group=link.group // group)
-
-
-def _dense(factor: Array, link: ConvSpec) -> Float:
-    """The weight of a grouped Conv as that of an ungrouped one."""
-    if link.group == 1:
-        return factor.astype(np.float64)
-    dense = np.zeros((link.out_channels, link.in_channels, *link.kernel_shape))
-    blocks = np.split(factor, link.group)
-    rows, columns = blocks[0].shape[:2]
-    for i, block in enumerate(blocks):
-        dense[i * rows : (i + 1) * rows, i * columns : (i + 1) * columns] = block
-    return dense
 
 
 def _variants(matrices: Float, samples: Sequence[Sample]) -> list[tuple[list[Sample], Float]]:

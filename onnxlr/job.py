@@ -215,13 +215,25 @@ class Job:
         """
         return self._apply(plan, self._workers)
 
+    def check(self, plan: Plan) -> None:
+        """Refuse a plan that was made for another model.
+
+        Raises:
+            PlanError: it was.
+        """
+        if plan.model.get("hash") != self.identity["hash"]:
+            raise PlanError(
+                f"the plan was made for '{plan.model.get('name')}' ({plan.model.get('hash')}), "
+                f"not for '{self.original.name}' ({self.identity['hash']}); make a new plan"
+            )
+
     def chains(self, plan: Plan) -> dict[str, tuple[Key, int]]:
         """For each layer of a plan, by name: its scope and output, and of how many nodes its chain consists.
 
         Raises:
             PlanError: the plan names layers, schemes or ranks that do not exist.
         """
-        return {item.layer.name: (item.layer.key, len(item.links)) for item in self._replacements(plan)}
+        return {item.layer.name: (item.layer.key, len(item.links)) for item in self.replacements(plan)}
 
     @one_blas_thread
     def apply_all(self, plans: Sequence[Plan]) -> list[Model]:
@@ -236,17 +248,18 @@ class Job:
         )
 
     def _apply(self, plan: Plan, workers: int) -> Model:
-        if plan.model.get("hash") != self.identity["hash"]:
-            raise PlanError(
-                f"the plan was made for '{plan.model.get('name')}' ({plan.model.get('hash')}), "
-                f"not for '{self.original.name}' ({self.identity['hash']}); make a new plan"
-            )
-        fitted = self._fitted(self._replacements(plan), workers)
+        self.check(plan)
+        fitted = self._fitted(self.replacements(plan), workers)
         if not fitted:
             return self.original
         return rewrite(self.prepared, fitted, self._weights, workers, self._progress)
 
-    def _replacements(self, plan: Plan) -> list[Replacement]:
+    def replacements(self, plan: Plan) -> list[Replacement]:
+        """What a plan replaces, in its order; factors are not computed yet.
+
+        Raises:
+            PlanError: it names layers, schemes or ranks that do not exist.
+        """
         layers = {item.name: item for item in self._found if isinstance(item, Layer)}
         replacements = [_replacement(planned, layers) for planned in plan.layers]
         if len({item.layer.name for item in replacements}) < len(replacements):

@@ -9,7 +9,8 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from onnxlr.conv import ConvSpec
-from onnxlr.fitting import Fit, compose, fit_layer, fit_of, refit_layer
+from onnxlr.factorization import compose
+from onnxlr.fitting import Fit, fit_layer, fit_of, refit_layer
 from onnxlr.moments import Moments, Sample
 from onnxlr.schemes import Rank, Scheme, all_schemes
 from tests.builders import Array, weight

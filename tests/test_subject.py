@@ -12,7 +12,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxlr import subject as subject_module
 from onnxlr.analysis import analyse
-from onnxlr.fitting import Fit, compose
+from onnxlr.factorization import compose
+from onnxlr.fitting import Fit
 from onnxlr.layer import Layer
 from onnxlr.moments import Moments
 from onnxlr.patches import count_positions, weight_order

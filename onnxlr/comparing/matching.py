@@ -26,7 +26,7 @@ from onnxlr.comparing.fingerprint import distance, find_permutation
 from onnxlr.comparing.rows import compare_rows
 from onnxlr.comparing.sides import Side
 from onnxlr.conv import ConvSpec
-from onnxlr.fitting import compose
+from onnxlr.factorization import compose
 
 __all__ = ["Match", "Matching", "match_layers"]
 

@@ -10,7 +10,10 @@ A `GraphModule` runs a graph with torch's functions; its weights go back into th
 from onnxlr.training.installation import explained
 
 try:
-    from onnxlr.training.finetuning import FineTuned, TrainingData, finetune, finetune_result
+    from onnxlr.training.course import TrainingData
+    from onnxlr.training.finetuning import FineTuned, finetune, finetune_result
+    from onnxlr.training.lowrank import STARTS, train
+    from onnxlr.training.methods import all_methods
     from onnxlr.training.module import AUTOCAST, GraphModule
     from onnxlr.training.options import TrainingOptions
     from onnxlr.training.statistics import channel_statistics
@@ -21,15 +24,18 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     "AUTOCAST",
+    "STARTS",
     "ChannelStatistics",
     "Epoch",
     "FineTuned",
     "GraphModule",
     "TrainingData",
     "TrainingOptions",
+    "all_methods",
     "channel_statistics",
     "find_unnormalized",
     "finetune",
     "finetune_result",
+    "train",
     "unfold_batchnorm",
 ]

@@ -40,7 +40,11 @@ def draw_weights(module: GraphModule, seed: int) -> list[str]:
                 drawn = torch.randn(parameters[name].shape, generator=generator) * variance**0.5
                 parameters[name].copy_(drawn)
                 del left[name]
-        if node.op_type in ("Conv", "ConvTranspose", "Gemm") and len(node.input) > 2 and node.input[2] in left:
+        if (
+            node.op_type in ("Conv", "ConvTranspose", "Gemm")
+            and len(node.input) > 2
+            and node.input[2] in left
+        ):
             parameters[node.input[2]].zero_()
             del left[node.input[2]]
     known = reset_normalizations(module)

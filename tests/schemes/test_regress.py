@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from onnxlr import regression
 from onnxlr.conv import ConvSpec
-from onnxlr.fitting import compose
+from onnxlr.factorization import compose
 from onnxlr.linalg import tail_sums
 from onnxlr.moments import Moments, Sample
 from onnxlr.regression import HeadFeatures, leading_vectors

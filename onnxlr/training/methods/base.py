@@ -88,8 +88,10 @@ class Method(ABC):
     is_cut: bool
     """Whether the network is trained at full rank, and factorized at the end."""
 
+    def takes(self, scheme: str) -> bool:
+        """Whether it can train chains of a scheme."""
+        return True
+
     @abstractmethod
     def constrain(self, targets: Sequence[Target]) -> Constraint:
         """What is asked of the weights; may bring them into shape before the first step."""
-
-

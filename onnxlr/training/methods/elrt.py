@@ -38,6 +38,9 @@ class Elrt(Method):
     starts_from_scratch = True
     is_cut = False
 
+    def takes(self, scheme: str) -> bool:
+        return scheme in self.schemes
+
     def constrain(self, targets: Sequence[Target]) -> Constraint:
         for target in targets:
             _orthonormalize(target)
