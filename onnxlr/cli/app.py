@@ -100,6 +100,7 @@ def tell_epoch(epoch: Any) -> None:
         "rel. L2": (epoch.rel_l2, ".3g"),
         "agreement": (epoch.agreement, ".2%"),
         "accuracy": (epoch.accuracy, ".2%"),
+        "violation": (epoch.violation, ".2g"),
     }
     parts = [f"{name} {format(value, form)}" for name, (value, form) in known.items() if value is not None]
     click.echo(f"epoch {epoch.number}, {epoch.seconds:.0f} s: {', '.join(parts)}", err=True)

@@ -11,13 +11,22 @@ import onnxlr
 from onnxlr.errors import UsageError
 from onnxlr.selectors import RankSelector, all_selectors
 
-__all__ = ["with_comparison", "with_data", "with_finetuning", "with_selector", "with_shapes", "with_training"]
+__all__ = [
+    "with_comparison",
+    "with_data",
+    "with_finetuning",
+    "with_method",
+    "with_selector",
+    "with_shapes",
+    "with_training",
+]
 
 _CALIBRATION = ("calibration", "calibration_samples", "sensitivity", "refine")
 _CHECKS = ("inputs", "labels", "latency_seconds", "batches", "prefer_nhwc")
 _LIMITS = ("max_rel_l2", "min_agreement", "max_drop")
 _IMAGES = ("image_size", "mean", "std", "layout")
 _RUN = ("device", "threads", "seed")
+_PLANNED = ("selector", "schemes", "align", "include", "exclude", "gate", "input_shapes", "workers")
 _TRAINED = (
     *("epochs", "time_budget", "optimizer", "learning_rate", "weight_decay", "batch_size", "flip", "crop"),
     *("held_out", "patience", "autocast"),
@@ -94,7 +103,7 @@ def with_comparison(options: Mapping[str, Any]) -> tuple[onnxlr.CompareOptions, 
 
 
 def with_training(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `onnxlr.training.finetune`, but for the model.
+    """Arguments of `onnxlr.training.finetune`, but for the model, in place of the options they are made of.
 
     Raises:
         UsageError: torch is not installed, or a number is out of range.
@@ -122,6 +131,25 @@ def with_training(options: Mapping[str, Any]) -> dict[str, Any]:
         "options": training.TrainingOptions(seed=seed, **trained),
         "checks": checks,
     }
+
+
+def with_method(options: Mapping[str, Any]) -> tuple[dict[str, Any], onnxlr.Plan | None, dict[str, Any]]:
+    """Arguments of `onnxlr.training.train` but for model and plan, the plan given, else those of `plan`.
+
+    Raises:
+        UsageError: torch is not installed, a number is out of range, or a plan and how to make one are given.
+    """
+    from onnxlr import training  # noqa: PLC0415 - an extra, which needs torch
+
+    rest = with_selector(with_shapes(options))
+    asked = {name: rest.pop(name) for name in _PLANNED}
+    path = rest.pop("plan")
+    if given := [name for name, value in asked.items() if value and path is not None]:
+        raise UsageError(f"--plan says what is replaced; leave out what chooses it ({', '.join(given)})")
+    rest["workers"] = asked["workers"]
+    asked["schemes"] = asked["schemes"] or training.all_methods()[rest["method"]].schemes
+    plan = None if path is None else onnxlr.read_plan(path)
+    return with_training(rest), plan, asked
 
 
 def with_finetuning(

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+import onnxlr
 from onnxlr.cli.app import check_reports, check_target, cli, progress_bars, show, tell_epoch, tell_written
-from onnxlr.cli.arguments import with_training
+from onnxlr.cli.arguments import with_method, with_training
 from onnxlr.cli.data_options import IMAGES, RUN
-from onnxlr.cli.options import EXTERNAL_DATA, FILE, JSON, OUTPUT, REPORTS
-from onnxlr.cli.training_options import DISTILLATION, TRAINING
+from onnxlr.cli.options import EXTERNAL_DATA, FILE, JSON, OUTPUT, REPORTS, SELECTION
+from onnxlr.cli.training_options import DISTILLATION, METHOD, TRAINING, UNFOLDED
 from onnxlr.report import to_json, write_text
-from onnxlr.report.table import render_checks
+from onnxlr.report.table import render_checks, render_report
 
-__all__ = ["finetune"]
+__all__ = ["finetune", "train"]
 
 
 @cli.command()
@@ -25,6 +26,7 @@ __all__ = ["finetune"]
 @TRAINING
 @DISTILLATION
 @IMAGES
+@UNFOLDED
 @RUN
 @EXTERNAL_DATA
 @REPORTS
@@ -39,15 +41,15 @@ def finetune(
     """
     check_reports(reports)
     check_target(output)
-    arguments = with_training(options)
+    arguments = _with_checkpoint(with_training(options), output)
     from onnxlr import training  # noqa: PLC0415 - an extra, which needs torch
 
-    arguments["checkpoint"] = arguments["checkpoint"] or output.with_name(f"{output.name}.checkpoint")
     with progress_bars() as progress:
         tuned = training.finetune(model, progress=progress, on_epoch=tell_epoch, **arguments)
     written = tuned.save(output, external_data)
     for report in reports:
         write_text(to_json(tuned.to_dict()) + "\n", report)
+    arguments["checkpoint"].unlink(missing_ok=True)
     if as_json:
         click.echo(to_json(tuned.to_dict()))
         return
@@ -55,3 +57,55 @@ def finetune(
     if checked is not None:
         show(lambda _: render_checks(checked.validation, checked.latencies, checked.notes))
     tell_written(*written, *reports)
+
+
+@cli.command()
+@click.argument("model", type=FILE)
+@OUTPUT
+@METHOD
+@TRAINING
+@SELECTION
+@DISTILLATION
+@IMAGES
+@RUN
+@EXTERNAL_DATA
+@REPORTS
+@JSON
+def train(
+    model: Path, output: Path, external_data: str, reports: Sequence[Path], as_json: bool, **options: Any
+) -> None:
+    """Train MODEL so that it has low rank, towards labels, another network (--teacher), or both.
+
+    \b
+    tai            k×1/1×k pairs (Tai et al., arXiv 1511.06067)
+    adaptive-rank  full rank, under a penalty until a cut costs nothing (after Yu et al. 2021)
+    elrt           Tucker-2 with orthogonal factors (after ELRT, arXiv 2401.10341)
+    full           as it is, to compare with
+
+    It needs torch: pip install 'onnxlr[train]'. The output is a factorized ONNX file, with the report of
+    `optimize`. A training that was interrupted goes on where it was when the same command is run again.
+    """
+    check_reports(reports)
+    check_target(output)
+    given, plan, asked = with_method(options)
+    arguments = _with_checkpoint(given, output)
+    from onnxlr import training  # noqa: PLC0415 - an extra, which needs torch
+
+    with progress_bars() as progress:
+        if plan is None and asked["schemes"]:
+            plan = onnxlr.plan(model, progress=progress, **asked)
+        result = training.train(model, plan=plan, progress=progress, on_epoch=tell_epoch, **arguments)
+    written = result.save(output, external_data)
+    for report in reports:
+        onnxlr.write_report(result.report, report)
+    arguments["checkpoint"].unlink(missing_ok=True)
+    if as_json:
+        click.echo(to_json(result.report.to_dict()))
+    else:
+        show(lambda width: render_report(result.report, width))
+        tell_written(*written, *reports)
+
+
+def _with_checkpoint(arguments: Mapping[str, Any], output: Path) -> dict[str, Any]:
+    """Arguments with the checkpoint, beside the output if it was not said where; deleted at the end."""
+    return {**arguments, "checkpoint": arguments["checkpoint"] or Path(f"{output}.checkpoint")}

@@ -9,11 +9,13 @@ import click
 from onnxlr.cli.data_options import DATA
 from onnxlr.cli.options import FILE, grouped
 
-__all__ = ["CHAINED", "DISTILLATION", "TRAINING"]
+__all__ = ["CHAINED", "DISTILLATION", "METHOD", "TRAINING", "UNFOLDED"]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 _OPTIMIZERS = ("adamw", "sgd")
 _AUTOCAST = ("float16", "bfloat16")
+_METHODS = ("tai", "adaptive-rank", "elrt", "full")
+_STARTS = ("scratch", "weights")
 
 
 def _duration(text: str) -> float:
@@ -81,7 +83,10 @@ TRAINING = grouped(
 
 DISTILLATION = grouped(
     click.option(
-        "--teacher", type=FILE, metavar="MODEL", help="What MODEL was made of.  [default: labels alone]"
+        "--teacher",
+        type=FILE,
+        metavar="MODEL",
+        help="What MODEL shall be like, such as its original.  [default: labels alone]",
     ),
     click.option(
         "--features",
@@ -93,14 +98,9 @@ DISTILLATION = grouped(
         "--label-weight", default=1.0, type=click.FloatRange(0), help="Weight of labels, where given."
     ),
     click.option(
-        "--unfold-bn",
-        is_flag=True,
-        help="Train with a BatchNormalization behind every Conv; it is folded in again at the end.",
-    ),
-    click.option(
         "--inputs",
         metavar="DATA",
-        help=f"What the result is held against the teacher on. {DATA}  [default: what it is trained on]",
+        help=f"What the result is checked on. {DATA}  [default: what it is trained on]",
     ),
     click.option(
         "--input-labels", metavar="FILE", help=".npy file with the class of every sample of --inputs."
@@ -109,7 +109,30 @@ DISTILLATION = grouped(
         "--latency-seconds",
         default=5.0,
         type=click.FloatRange(0),
-        help="Time to spend on paired timing against the teacher, in seconds; 0: none.",
+        help="Time to spend on paired timing against the original, in seconds; 0: none.",
+    ),
+)
+
+UNFOLDED = click.option(
+    "--unfold-bn",
+    is_flag=True,
+    help="Train with a BatchNormalization behind every Conv; it is folded in again at the end.",
+)
+
+METHOD = grouped(
+    click.option("--method", required=True, type=click.Choice(_METHODS), help="How; see docs/training.md."),
+    click.option(
+        "--start",
+        type=click.Choice(_STARTS),
+        help="Weights to start with: drawn anew, or those of MODEL.  [default: weights for adaptive-rank,"
+        " else scratch]",
+    ),
+    click.option(
+        "--plan",
+        type=FILE,
+        metavar="FILE",
+        help="Schemes and ranks, from `onnxlr plan`.  [default: chosen as by `onnxlr plan`, of the method's"
+        " schemes]",
     ),
 )
 

@@ -146,7 +146,7 @@ class Course:
             None if self.checkpoint is None else Path(self.checkpoint),
             _run_name({**self.settings, **settings}, self.model, teacher),
             self.on_epoch,
-            constraint or Constraint(),
+            constraint,
         )
         return trainer.train()
 

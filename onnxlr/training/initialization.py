@@ -12,11 +12,11 @@ from passes.graph import attributes
 
 __all__ = ["draw_weights", "reset_normalizations"]
 
+_BIASED = ("Conv", "ConvTranspose", "Gemm")
 _NORMALIZATIONS = ("BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization")
 _AS_NEW = (1.0, 0.0, 0.0, 1.0)  # scale, bias and, of a BatchNormalization, mean and variance
 
 
-@torch.no_grad()
 def draw_weights(module: GraphModule, seed: int) -> list[str]:
     """Draw the weights of all layers anew.
 
@@ -38,7 +38,7 @@ def draw_weights(module: GraphModule, seed: int) -> list[str]:
             variance = _variance(node, i, parameters[name].shape) if name in left else None
             if variance is not None:
                 drawn = torch.randn(parameters[name].shape, generator=generator) * variance**0.5
-                parameters[name].copy_(drawn)
+                parameters[name].data.copy_(drawn)
                 del left[name]
         if (
             node.op_type in ("Conv", "ConvTranspose", "Gemm")
@@ -51,7 +51,6 @@ def draw_weights(module: GraphModule, seed: int) -> list[str]:
     return [name for name in left if name not in known]
 
 
-@torch.no_grad()
 def reset_normalizations(module: GraphModule) -> set[str]:
     """Make scales of normalizations 1 and their biases 0, means 0 and variances 1.
 
@@ -65,7 +64,7 @@ def reset_normalizations(module: GraphModule) -> set[str]:
             continue
         for name, number in zip(node.input[1:], _AS_NEW, strict=False):
             if name in tensors:
-                tensors[name].fill_(number)
+                tensors[name].data.fill_(number)
                 found.add(name)
     return found
 

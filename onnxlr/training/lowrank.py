@@ -53,8 +53,8 @@ def train(
     """Train a network so that it has the ranks of a plan.
 
     The loss is that of `finetune` (labels, a teacher, or both) and what the method asks of the weights; see
-    the modules of `onnxlr.training.methods`. Every Conv that can have one is trained with a BatchNormalization
-    behind it, the last Conv of a chain in place of the chain.
+    the modules of `onnxlr.training.methods`. From scratch, and by tai and elrt in any case, every Conv that
+    can have one is trained with a BatchNormalization behind it; a chain has one behind its last Conv.
 
     Args:
         model: a path, or a model in memory.
@@ -87,7 +87,8 @@ def train(
 
     full, left = _drawn(job.prepared, options.seed) if is_new else (job.prepared, [])
     begun = full if known.is_cut else _factorize(full, plan, cores, progress)
-    student = GraphModule(course.unfold(begun), options.autocast)
+    is_normalized = is_new or not known.is_cut
+    student = GraphModule(course.unfold(begun) if is_normalized else begun, options.autocast)
     if is_new:
         reset_normalizations(student)
     constraint = known.constrain(find_targets(student, replacements, not known.is_cut))
@@ -99,7 +100,7 @@ def train(
         {**settings, "plan": plan.to_dict()},
         constraint,
     )
-    trained = fold_batchnorm(student.write_back())
+    trained = fold_batchnorm(student.write_back()) if is_normalized else student.write_back()
     result = _factorize(trained, plan, cores, progress) if known.is_cut else trained
     cut = _measure_cut(trained, result, checks, progress) if known.is_cut else None
     checked = None if checks is None else run_checks(original, result, checks, progress)
@@ -132,7 +133,7 @@ def _checked(plan: Plan | None, method: Method, job: Job) -> Plan:
         raise UsageError(f"method {method.name} needs a plan that replaces a layer; ask for less rank")
     job.check(plan)
     for layer in plan.layers:
-        if not method.takes(layer.scheme):
+        if method.is_bound and layer.scheme not in method.schemes:
             raise UsageError(
                 f"layer '{layer.name}': method {method.name} does not train the scheme {layer.scheme},"
                 f" but {', '.join(method.schemes)}"
@@ -183,7 +184,5 @@ def _notes(plan: Plan, left: Sequence[str]) -> list[str]:
     if plan.layers:
         notes.append("errors of layers are those that the plan was made by, before training")
     if left:
-        notes.append(
-            f"no rule is known to draw {len(left)} parameters anew, so they started as they were: {left[0]}, ..."
-        )
+        notes.append(f"started as they were, for no rule is known to draw them anew: {', '.join(left)}")
     return notes

@@ -75,7 +75,7 @@ class Trainer:
         checkpoint: file to keep the state in, and to go on from; None: nowhere.
         run: what tells this training from others.
         on_epoch: told about every epoch.
-        constraint: on the weights; only states that meet it are chosen by held-out data.
+        constraint: on the weights, if any; only states that meet it are chosen by held-out data.
     """
 
     def __init__(
@@ -88,9 +88,10 @@ class Trainer:
         checkpoint: Path | None = None,
         run: str = "",
         on_epoch: Callable[[Epoch], None] = ignore_epoch,
-        constraint: Constraint = Constraint(),
+        constraint: Constraint | None = None,
     ) -> None:
-        self._student, self._objective, self._constraint = student, objective, constraint
+        self._student, self._objective = student, objective
+        self._constraint = constraint or Constraint()
         self._dataset, self._augmentation, self._options = dataset, augmentation, options
         self._checkpoint, self._run, self._on_epoch = checkpoint, run, on_epoch
         self._rows, self._held = dataset.split(options.held_out, options.seed)

@@ -88,9 +88,8 @@ class Method(ABC):
     is_cut: bool
     """Whether the network is trained at full rank, and factorized at the end."""
 
-    def takes(self, scheme: str) -> bool:
-        """Whether it can train chains of a scheme."""
-        return True
+    is_bound: bool = False
+    """Whether it can train no schemes but its own."""
 
     @abstractmethod
     def constrain(self, targets: Sequence[Target]) -> Constraint:

@@ -37,9 +37,7 @@ class Elrt(Method):
     schemes = ("tucker2",)
     starts_from_scratch = True
     is_cut = False
-
-    def takes(self, scheme: str) -> bool:
-        return scheme in self.schemes
+    is_bound = True
 
     def constrain(self, targets: Sequence[Target]) -> Constraint:
         for target in targets:
