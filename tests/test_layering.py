@@ -15,7 +15,8 @@ LAYERS = [
     {"onnxlr.cli.comparing", "onnxlr.cli.device", "onnxlr.cli.optimizing", "onnxlr.cli.training"},
     {"onnxlr.cli.app", "onnxlr.cli.arguments", "onnxlr.cli.training_options"},
     {"onnxlr.training", "onnxlr.cli.data_options"},
-    {"onnxlr.training.finetuning"},
+    {"onnxlr.training.finetuning", "onnxlr.training.lowrank"},
+    {"onnxlr.training.course", "onnxlr.training.targets"},
     {"onnxlr.cli.options"},
     {"onnxlr"},
     {"onnxlr.api", "onnxlr.doctor"},
@@ -36,9 +37,16 @@ LAYERS = [
     {"onnxlr.comparing.options", "onnxlr.comparing.ports", "onnxlr.comparing.sides"},
     {"onnxlr.comparing.fingerprint", "onnxlr.comparing.layouts", "onnxlr.comparing.rows"},
     {"onnxlr.training.trainer"},
-    {"onnxlr.training.checkpoint", "onnxlr.training.objective"},
-    {"onnxlr.training.dataset", "onnxlr.training.options"},
-    {"onnxlr.training.statistics"},
+    {"onnxlr.training.checkpoint", "onnxlr.training.objective", "onnxlr.training.methods"},
+    {
+        "onnxlr.training.methods.adaptive_rank",
+        "onnxlr.training.methods.elrt",
+        "onnxlr.training.methods.full",
+        "onnxlr.training.methods.tai",
+    },
+    {"onnxlr.training.methods.base"},
+    {"onnxlr.training.constraint", "onnxlr.training.dataset", "onnxlr.training.options"},
+    {"onnxlr.training.initialization", "onnxlr.training.statistics"},
     {"onnxlr.training.module"},
     {"onnxlr.training.roles", "onnxlr.training.steps", "onnxlr.training.stored"},
     {"onnxlr.training.operators"},
@@ -150,6 +158,8 @@ ONLY_IN = {
         *("models.digits.train", "models.digits.network", "models.exports.torch_export"),
         *(f"onnxlr.training.{name}" for name in ("elements", "module", "statistics", "steps")),
         *(f"onnxlr.training.{name}" for name in ("checkpoint", "finetuning", "objective", "trainer")),
+        *(f"onnxlr.training.{name}" for name in ("constraint", "course", "initialization")),
+        *("onnxlr.training.methods.base", "onnxlr.training.methods.elrt"),
         *(
             f"onnxlr.training.operators.{name}"
             for name in (
