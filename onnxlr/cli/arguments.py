@@ -144,10 +144,14 @@ def with_method(options: Mapping[str, Any]) -> tuple[dict[str, Any], onnxlr.Plan
     rest = with_selector(with_shapes(options))
     asked = {name: rest.pop(name) for name in _PLANNED}
     path = rest.pop("plan")
-    if given := [name for name, value in asked.items() if value and path is not None]:
-        raise UsageError(f"--plan says what is replaced; leave out what chooses it ({', '.join(given)})")
     rest["workers"] = asked["workers"]
-    asked["schemes"] = asked["schemes"] or training.all_methods()[rest["method"]].schemes
+    schemes = training.all_methods()[rest["method"]].schemes
+    if path is not None or not schemes:
+        given = [name for name, value in asked.items() if value and name != "workers"]
+        if given:
+            what = "--method full replaces nothing" if path is None else "--plan says what is replaced"
+            raise UsageError(f"{what}; leave out what chooses it ({', '.join(given)})")
+    asked["schemes"] = asked["schemes"] or schemes
     plan = None if path is None else onnxlr.read_plan(path)
     return with_training(rest), plan, asked
 

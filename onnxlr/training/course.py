@@ -87,6 +87,8 @@ class Course:
 
     def __post_init__(self) -> None:
         _find_device(self.device)
+        if self.threads:
+            torch.set_num_threads(self.threads)
 
     @cached_property
     def feeds(self) -> Feeds:
@@ -131,8 +133,6 @@ class Course:
             ModelError: torch cannot run a model, inputs or outputs differ, or the loss is not finite.
         """
         place = _find_device(self.device)
-        if self.threads:
-            torch.set_num_threads(self.threads)
         labels = None if self.data.labels is None else load_labels(self.data.labels)
         outputs = {name: name for name in student.output_names}
         weight = 0.0 if labels is None else self.label_weight

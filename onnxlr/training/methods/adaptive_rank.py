@@ -24,7 +24,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from onnxlr.factorization import nearest
+from onnxlr.parallel import available_cores, gram_work, map_layers
 from onnxlr.training.constraint import Constraint
 from onnxlr.training.methods.base import Method, Target
 
@@ -37,6 +41,8 @@ _LEFT = 1e-5
 _UNTIL = 0.7
 _TOLERATED = 100.0
 """Share of the energy beyond the rank, in units of `_LEFT`, that a state may have to be the result."""
+
+Array = NDArray[np.float64]
 
 
 class AdaptiveRank(Method):
@@ -66,17 +72,16 @@ class EnergyBeyondRank(Constraint):
         self._step += 1
         if self._step % _EVERY:
             return
-        for i, target in enumerate(self._targets):
-            (trained,) = target.weights
-            weight = trained.read()
-            closest, self._shares[i] = nearest(target.conv, weight, target.scheme, target.rank)
+        found = map_layers(_nearest, self._targets, _work, available_cores(), _ignore)
+        for i, (weight, closest, share) in enumerate(found):
             if self._first is not None:
-                is_beyond = self._shares[i] > self._allowed(self._first[i], done)
+                is_beyond = share > self._allowed(self._first[i], done)
                 factor = _GROWTH if is_beyond else 1 / _GROWTH
                 self._penalties[i] = min(max(self._penalties[i] * factor, _LEAST), _MOST)
             penalty = self._penalties[i]
-            trained.write((weight + penalty * closest) / (1 + penalty))
-        self._first = self._first or list(self._shares)
+            self._targets[i].weights[0].write((weight + penalty * closest) / (1 + penalty))
+        self._shares = [share for _, _, share in found]
+        self._first = self._first or self._shares
 
     def _allowed(self, first: float, done: float) -> float:
         """The share of its energy that a layer may have beyond its rank by now."""
@@ -103,6 +108,20 @@ class EnergyBeyondRank(Constraint):
     def load_state(self, state: dict[str, Any]) -> None:
         self._penalties, self._shares = list(state["penalties"]), list(state["shares"])
         self._first, self._step = state["first"], state["step"]
+
+
+def _nearest(target: Target) -> tuple[Array, Array, float]:
+    """The weight of a layer, the nearest of its rank, and the share of energy between them."""
+    weight = target.weights[0].read()
+    return weight, *nearest(target.conv, weight, target.scheme, target.rank)
+
+
+def _work(target: Target) -> float:
+    return gram_work(target.conv)
+
+
+def _ignore(_: int) -> None:
+    """Hears how many layers are done."""
 
 
 method = AdaptiveRank()
