@@ -13,11 +13,23 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from onnxlr.errors import OnnxlrError, UsageError
+from onnxlr.errors import OnnxlrError, UsageError, ValidationError
 from onnxlr.parallel import Progress
-from onnxlr.report import REPORT_FILES, check_report_name
+from onnxlr.report import REPORT_FILES, check_report_name, to_json, write_report
+from onnxlr.report.table import render_report
+from onnxlr.result import Result
 
-__all__ = ["check_reports", "check_target", "cli", "progress_bars", "show", "tell_epoch", "tell_written"]
+__all__ = [
+    "check_reports",
+    "check_target",
+    "cli",
+    "finish",
+    "progress_bars",
+    "refuse",
+    "show",
+    "tell_epoch",
+    "tell_written",
+]
 
 
 class _Group(click.Group):
@@ -90,6 +102,38 @@ def show(render: Callable[[int], Iterable[RenderableType]]) -> None:
     console = Console()
     for part in render(console.width):
         console.print(part)
+
+
+def finish(
+    result: Result, output: Path, external_data: str, reports: Sequence[Path], as_json: bool, force: bool
+) -> None:
+    """Write and show a result; where a check failed, it is only written with `force`.
+
+    Raises:
+        ValidationError: a check failed.
+    """
+    validation = result.report.validation
+    passed = validation is None or validation.passed
+    written = result.save(output, external_data) if passed or force else []
+    for report in reports:
+        write_report(result.report, report)
+    if as_json:
+        click.echo(to_json(result.report.to_dict()))
+    else:
+        show(lambda width: render_report(result.report, width))
+        tell_written(*written, *reports)
+    if validation is not None and not passed:
+        refuse(validation.violations, output, force)
+
+
+def refuse(violations: Sequence[str], output: Path, force: bool) -> None:
+    """Tell of failed checks.
+
+    Raises:
+        ValidationError: always.
+    """
+    verdict = "written because of --force" if force else "not written"
+    raise ValidationError(f"{'; '.join(violations)}; {output} was {verdict}")
 
 
 def tell_epoch(epoch: Any) -> None:

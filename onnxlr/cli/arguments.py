@@ -120,6 +120,7 @@ def with_training(options: Mapping[str, Any]) -> dict[str, Any]:
         labels=rest.pop("input_labels"),
         images=images,
         latency_seconds=rest.pop("latency_seconds"),
+        limits=onnxlr.Limits(**{name: rest.pop(name) for name in _LIMITS}),
         seed=seed,
         **run,
     )

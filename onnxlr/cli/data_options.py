@@ -19,7 +19,9 @@ __all__ = [
     "COST_MODEL",
     "DATA",
     "DEVICE_CALIBRATION",
+    "FORCE",
     "IMAGES",
+    "LIMITS",
     "PIXELS",
     "RUN",
     "SLOWER",
@@ -194,7 +196,29 @@ COMPARED = grouped(
     ),
 )
 
-_LIMIT = "Without a rank rule `optimize` searches the cheapest plan that keeps the limits."
+_LIMIT = " Without a rank rule `optimize` searches the cheapest plan that keeps the limits."
+
+
+def _limits(note: str = "") -> Callable[[Command], Command]:
+    """Options of limits; `note` ends the help of each."""
+    return grouped(
+        click.option(
+            "--max-rel-l2", type=click.FloatRange(0), help=f"Fail past this relative L2 error.{note}"
+        ),
+        click.option(
+            "--min-agreement", type=click.FloatRange(0, 1), help=f"Fail below this top-1 agreement.{note}"
+        ),
+        click.option(
+            "--max-drop",
+            type=click.FloatRange(0, 1),
+            help="Fail if top-1 accuracy drops by more than this fraction (0.01: one point in a hundred);"
+            f" needs labels.{note}",
+        ),
+    )
+
+
+FORCE = click.option("--force", is_flag=True, help="Write the model even if a check fails.")
+LIMITS = grouped(_limits(), FORCE)
 
 
 def _checks(seconds: float, each: str = "") -> Callable[[Command], Command]:
@@ -208,20 +232,7 @@ def _checks(seconds: float, each: str = "") -> Callable[[Command], Command]:
         click.option(
             "--labels", metavar="FILE", help=".npy file with the class of every sample of --inputs."
         ),
-        click.option(
-            "--max-rel-l2", type=click.FloatRange(0), help=f"Fail past this relative L2 error. {_LIMIT}"
-        ),
-        click.option(
-            "--min-agreement",
-            type=click.FloatRange(0, 1),
-            help=f"Fail below this top-1 agreement. {_LIMIT}",
-        ),
-        click.option(
-            "--max-drop",
-            type=click.FloatRange(0, 1),
-            help="Fail if top-1 accuracy drops by more than this fraction (0.01: one point in a hundred);"
-            f" needs --labels. {_LIMIT}",
-        ),
+        _limits(_LIMIT),
         click.option(
             "--latency-seconds",
             default=seconds,

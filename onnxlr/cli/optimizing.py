@@ -9,9 +9,18 @@ from typing import Any
 import click
 
 import onnxlr
-from onnxlr.cli.app import check_reports, check_target, cli, progress_bars, show, tell_epoch, tell_written
+from onnxlr.cli.app import (
+    check_reports,
+    check_target,
+    cli,
+    finish,
+    progress_bars,
+    show,
+    tell_epoch,
+    tell_written,
+)
 from onnxlr.cli.arguments import with_data, with_finetuning, with_selector, with_shapes
-from onnxlr.cli.data_options import CALIBRATION, CHECKS, COST_MODEL, IMAGES, RUN, SLOWER, SWEEP_CHECKS
+from onnxlr.cli.data_options import CALIBRATION, CHECKS, COST_MODEL, FORCE, IMAGES, RUN, SLOWER, SWEEP_CHECKS
 from onnxlr.cli.options import (
     ALIGN,
     EXTERNAL_DATA,
@@ -26,7 +35,6 @@ from onnxlr.cli.options import (
     WORKERS,
 )
 from onnxlr.cli.training_options import CHAINED
-from onnxlr.errors import ValidationError
 from onnxlr.report import to_json
 from onnxlr.report.curve import check_folder
 from onnxlr.report.table import render_inspection, render_plan, render_report, render_sweep
@@ -58,7 +66,7 @@ def inspect(model: Path, as_json: bool, **options: Any) -> None:
 @CHECKS
 @RUN
 @COST_MODEL
-@click.option("--force", is_flag=True, help="Write the model even if a check fails.")
+@FORCE
 @SLOWER
 @CHAINED
 @EXTERNAL_DATA
@@ -84,19 +92,7 @@ def optimize(model: Path, output: Path, external_data: str, **options: Any) -> N
         result = onnxlr.optimize(model, progress=progress, **options)
         if chained is not None:
             result = chained(result, model, progress=progress, on_epoch=tell_epoch)
-    validation = result.report.validation
-    passed = validation is None or validation.passed
-    written = result.save(output, external_data) if passed or force else []
-    for report in reports:
-        onnxlr.write_report(result.report, report)
-    if as_json:
-        click.echo(to_json(result.report.to_dict()))
-    else:
-        show(lambda width: render_report(result.report, width))
-        tell_written(*written, *reports)
-    if validation is not None and not passed:
-        verdict = "written because of --force" if force else "not written"
-        raise ValidationError(f"{'; '.join(validation.violations)}; {output} was {verdict}")
+    finish(result, output, external_data, reports, as_json, force)
 
 
 @cli.command()

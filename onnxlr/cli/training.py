@@ -9,13 +9,23 @@ from typing import Any
 import click
 
 import onnxlr
-from onnxlr.cli.app import check_reports, check_target, cli, progress_bars, show, tell_epoch, tell_written
+from onnxlr.cli.app import (
+    check_reports,
+    check_target,
+    cli,
+    finish,
+    progress_bars,
+    refuse,
+    show,
+    tell_epoch,
+    tell_written,
+)
 from onnxlr.cli.arguments import with_method, with_training
-from onnxlr.cli.data_options import IMAGES, RUN
+from onnxlr.cli.data_options import IMAGES, LIMITS, RUN
 from onnxlr.cli.options import EXTERNAL_DATA, FILE, JSON, OUTPUT, REPORTS, SELECTION
 from onnxlr.cli.training_options import DISTILLATION, METHOD, TRAINING, UNFOLDED
 from onnxlr.report import to_json, write_text
-from onnxlr.report.table import render_checks, render_report
+from onnxlr.report.table import render_checks
 
 __all__ = ["finetune", "train"]
 
@@ -25,6 +35,7 @@ __all__ = ["finetune", "train"]
 @OUTPUT
 @TRAINING
 @DISTILLATION
+@LIMITS
 @IMAGES
 @UNFOLDED
 @RUN
@@ -32,7 +43,13 @@ __all__ = ["finetune", "train"]
 @REPORTS
 @JSON
 def finetune(
-    model: Path, output: Path, external_data: str, reports: Sequence[Path], as_json: bool, **options: Any
+    model: Path,
+    output: Path,
+    external_data: str,
+    reports: Sequence[Path],
+    as_json: bool,
+    force: bool,
+    **options: Any,
 ) -> None:
     """Train MODEL, which `optimize` made, towards what its original gives (--teacher), labels, or both.
 
@@ -46,17 +63,20 @@ def finetune(
 
     with progress_bars() as progress:
         tuned = training.finetune(model, progress=progress, on_epoch=tell_epoch, **arguments)
-    written = tuned.save(output, external_data)
+    checked = tuned.checked
+    violations = checked.validation.violations if checked is not None and checked.validation else ()
+    written = tuned.save(output, external_data) if force or not violations else []
     for report in reports:
         write_text(to_json(tuned.to_dict()) + "\n", report)
-    arguments["checkpoint"].unlink(missing_ok=True)
     if as_json:
         click.echo(to_json(tuned.to_dict()))
-        return
-    checked = tuned.checked
-    if checked is not None:
-        show(lambda _: render_checks(checked.validation, checked.latencies, checked.notes))
-    tell_written(*written, *reports)
+    else:
+        if checked is not None:
+            show(lambda _: render_checks(checked.validation, checked.latencies, checked.notes))
+        tell_written(*written, *reports)
+    if violations:
+        refuse(violations, output, force)
+    arguments["checkpoint"].unlink(missing_ok=True)
 
 
 @cli.command()
@@ -66,13 +86,20 @@ def finetune(
 @TRAINING
 @SELECTION
 @DISTILLATION
+@LIMITS
 @IMAGES
 @RUN
 @EXTERNAL_DATA
 @REPORTS
 @JSON
 def train(
-    model: Path, output: Path, external_data: str, reports: Sequence[Path], as_json: bool, **options: Any
+    model: Path,
+    output: Path,
+    external_data: str,
+    reports: Sequence[Path],
+    as_json: bool,
+    force: bool,
+    **options: Any,
 ) -> None:
     """Train MODEL so that it has low rank, towards labels, another network (--teacher), or both.
 
@@ -95,15 +122,8 @@ def train(
         if plan is None and asked["schemes"]:
             plan = onnxlr.plan(model, progress=progress, **asked)
         result = training.train(model, plan=plan, progress=progress, on_epoch=tell_epoch, **arguments)
-    written = result.save(output, external_data)
-    for report in reports:
-        onnxlr.write_report(result.report, report)
+    finish(result, output, external_data, reports, as_json, force)
     arguments["checkpoint"].unlink(missing_ok=True)
-    if as_json:
-        click.echo(to_json(result.report.to_dict()))
-    else:
-        show(lambda width: render_report(result.report, width))
-        tell_written(*written, *reports)
 
 
 def _with_checkpoint(arguments: Mapping[str, Any], output: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from onnxlr.training.course import Course, TrainingData, fold_batchnorm
 from onnxlr.training.module import GraphModule
 from onnxlr.training.options import TrainingOptions
 from onnxlr.training.trainer import Epoch, ignore_epoch
+from onnxlr.validation import Limits
 from passes import prepare
 
 __all__ = ["FineTuned", "finetune", "finetune_result"]
@@ -102,11 +103,13 @@ def finetune(
         DataError: data or labels do not fit the model, or the checkpoint is of another training.
         ModelError: torch cannot run a model, their inputs or outputs differ, or the loss is not finite.
         ProviderError: the device is not there.
-        UsageError: there is neither a teacher nor labels.
+        UsageError: there is neither a teacher nor labels, or there are limits and no teacher.
     """
     given, teacher_model = load(model), None if teacher is None else load(teacher)
     if teacher_model is None and data.labels is None:
         raise UsageError("give a teacher, labels, or both: there is nothing to train towards")
+    if teacher_model is None and checks is not None and checks.limits != Limits():
+        raise UsageError("limits are held against the teacher's outputs: give a teacher")
     course = Course(given, data, options, features, label_weight, device, threads, checkpoint, on_epoch)
     start = course.unfold(given) if unfold_bn else given
     prepared = None if teacher_model is None else _prepared(teacher_model)
