@@ -35,7 +35,7 @@ _LOADED = 256
 """Samples that are read at a time."""
 
 _MEASURED = 16
-"""Batches of so many that the statistics of a BatchNormalization are measured on, at most."""
+"""Batches that the statistics of a BatchNormalization are measured on, at most; evenly spaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,9 @@ class Course:
     def unfold(self, model: Model) -> Model:
         """A model with a BatchNormalization behind every Conv that can have one; its function stays."""
         names = find_unnormalized(model.proto)
-        measured = (feed for feed, _ in zip(self.feeds.batches, range(_MEASURED), strict=False))
+        batches = self.feeds.batches
+        step = -(-len(batches) // _MEASURED)
+        measured = (batches[i] for i in range(0, len(batches), step))  # of all classes, though they be sorted
         place = _find_device(self.device)
         statistics = channel_statistics(GraphModule(model).to(place), measured, names)
         return model.with_proto(unfold_batchnorm(model.proto, statistics))

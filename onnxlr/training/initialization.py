@@ -40,13 +40,10 @@ def draw_weights(module: GraphModule, seed: int) -> list[str]:
                 drawn = torch.randn(parameters[name].shape, generator=generator) * variance**0.5
                 parameters[name].data.copy_(drawn)
                 del left[name]
-        if (
-            node.op_type in ("Conv", "ConvTranspose", "Gemm")
-            and len(node.input) > 2
-            and node.input[2] in left
-        ):
-            parameters[node.input[2]].zero_()
-            del left[node.input[2]]
+        bias = node.input[2] if node.op_type in _BIASED and len(node.input) > 2 else ""
+        if bias in left:
+            parameters[bias].data.zero_()
+            del left[bias]
     known = reset_normalizations(module)
     return [name for name in left if name not in known]
 
