@@ -26,10 +26,10 @@ from onnxlr.training.objective import Objective
 from onnxlr.training.options import TrainingOptions
 from onnxlr.training.statistics import channel_statistics
 from onnxlr.training.trainer import Epoch, Trainer, ignore_epoch
-from passes import fold_affine, remove_unused
+from passes import fold_affine, prepare, remove_unused
 from passes.unfold_batchnorm import find_unnormalized, unfold_batchnorm
 
-__all__ = ["Course", "TrainingData", "fold_batchnorm"]
+__all__ = ["Course", "TrainingData", "fold_batchnorm", "prepared"]
 
 _LOADED = 256
 """Samples that are read at a time."""
@@ -161,6 +161,11 @@ class Course:
             "features": self.features,
             "label_weight": 0.0 if self.data.labels is None else self.label_weight,
         }
+
+
+def prepared(model: Model) -> Model:
+    """The model as layers are found in it, for a teacher."""
+    return model.with_proto(prepare(model.proto, str(model.folder)))
 
 
 def fold_batchnorm(model: Model) -> Model:

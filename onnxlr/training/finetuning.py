@@ -19,12 +19,11 @@ from onnxlr.parallel import Progress, no_progress
 from onnxlr.report import installed_versions
 from onnxlr.result import Result
 from onnxlr.saving import save
-from onnxlr.training.course import Course, TrainingData, fold_batchnorm
+from onnxlr.training.course import Course, TrainingData, fold_batchnorm, prepared
 from onnxlr.training.module import GraphModule
 from onnxlr.training.options import TrainingOptions
 from onnxlr.training.trainer import Epoch, ignore_epoch
 from onnxlr.validation import Limits
-from passes import prepare
 
 __all__ = ["FineTuned", "finetune", "finetune_result"]
 
@@ -112,11 +111,11 @@ def finetune(
         raise UsageError("limits are held against the teacher's outputs: give a teacher")
     course = Course(given, data, options, features, label_weight, device, threads, checkpoint, on_epoch)
     start = course.unfold(given) if unfold_bn else given
-    prepared = None if teacher_model is None else _prepared(teacher_model)
+    taught = None if teacher_model is None else prepared(teacher_model)
     student = GraphModule(start, options.autocast)
-    values = {} if prepared is None else _behind_chains(start, prepared)
+    values = {} if taught is None else _behind_chains(start, taught)
     own = {"unfold_bn": unfold_bn}
-    history = course.train(student, prepared, values, own)
+    history = course.train(student, taught, values, own)
     result = fold_batchnorm(student.write_back()) if unfold_bn else student.write_back()
     checked = None
     if checks is not None and teacher_model is not None:
@@ -170,11 +169,6 @@ def finetune_result(
         training={"settings": tuned.settings, "history": [asdict(epoch) for epoch in tuned.history]},
     )
     return replace(result, model=tuned.model.proto, loaded=tuned.model, report=report)
-
-
-def _prepared(model: Model) -> Model:
-    """The model as layers are found in it."""
-    return model.with_proto(prepare(model.proto, str(model.folder)))
 
 
 def _behind_chains(student: Model, teacher: Model) -> dict[str, str]:

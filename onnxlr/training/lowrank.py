@@ -15,7 +15,7 @@ from onnxlr.parallel import Progress, available_cores, no_progress
 from onnxlr.plan import Plan
 from onnxlr.replacement import Replacement
 from onnxlr.result import Result, make_result
-from onnxlr.training.course import Course, TrainingData, fold_batchnorm
+from onnxlr.training.course import Course, TrainingData, fold_batchnorm, prepared
 from onnxlr.training.initialization import draw_weights, reset_normalizations
 from onnxlr.training.methods import Method, all_methods
 from onnxlr.training.module import GraphModule
@@ -23,7 +23,6 @@ from onnxlr.training.options import TrainingOptions
 from onnxlr.training.targets import find_targets
 from onnxlr.training.trainer import Epoch, ignore_epoch
 from onnxlr.validation import Limits, Validation
-from passes import prepare
 
 __all__ = ["STARTS", "train"]
 
@@ -95,7 +94,7 @@ def train(
     settings = {"method": method, "start": STARTS[0 if is_new else 1]}
     history = course.train(
         student,
-        None if taught is None else _prepared(taught),
+        None if taught is None else prepared(taught),
         _shared_values(replacements, original, taught),
         {**settings, "plan": plan.to_dict()},
         constraint,
@@ -139,11 +138,6 @@ def _checked(plan: Plan | None, method: Method, job: Job) -> Plan:
                 f" but {', '.join(method.schemes)}"
             )
     return plan
-
-
-def _prepared(model: Model) -> Model:
-    """The model as layers are found in it."""
-    return model.with_proto(prepare(model.proto, str(model.folder)))
 
 
 def _drawn(model: Model, seed: int) -> tuple[Model, list[str]]:

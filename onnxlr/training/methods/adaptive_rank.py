@@ -49,7 +49,6 @@ class AdaptiveRank(Method):
     """See the module."""
 
     name = "adaptive-rank"
-    help = "full rank under a penalty on the energy beyond the rank, cut at the end (after Yu et al. 2021)"
     schemes = ("spatial", "channel-out", "group-2", "group-4")
     starts_from_scratch = False
     is_cut = True

@@ -76,9 +76,6 @@ class Method(ABC):
     name: str
     """What the command line calls it."""
 
-    help: str
-    """One sentence for the command line."""
-
     schemes: Sequence[str]
     """That a plan is made with where no others are asked for; none: the network stays as it is."""
 

@@ -33,7 +33,6 @@ class Elrt(Method):
     """See the module."""
 
     name = "elrt"
-    help = "Tucker-2 with orthogonal factors (after ELRT, arXiv 2401.10341)"
     schemes = ("tucker2",)
     starts_from_scratch = True
     is_cut = False

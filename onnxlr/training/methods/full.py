@@ -14,7 +14,6 @@ class Full(Method):
     """See the module."""
 
     name = "full"
-    help = "the network as it is, to compare with"
     schemes = ()
     starts_from_scratch = True
     is_cut = False

@@ -22,7 +22,6 @@ class Tai(Method):
     """See the module."""
 
     name = "tai"
-    help = "k×1/1×k pairs, BatchNormalization behind them (Tai et al., arXiv 1511.06067)"
     schemes = ("spatial",)
     starts_from_scratch = True
     is_cut = False
