@@ -1,6 +1,8 @@
 """Training of ONNX graphs: the extra `onnxlr[train]`, and the only package that needs torch.
 
-A `GraphModule` runs a graph with torch's functions; its weights go back into the same file:
+`finetune` brings a factorized network back to its original, `train` trains one so that it has low rank. For
+any other training, a `GraphModule` runs a graph with torch's functions; its
+weights go back into the same file:
 
     module = GraphModule(load("model.onnx")).to("cuda").train()
     ...                                              # any torch optimizer, on module(feed) -> outputs by name
