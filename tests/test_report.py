@@ -4,6 +4,9 @@ import dataclasses
 import io
 import json
 import math
+import sys
+from dataclasses import asdict
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from onnxlr.inspection import InspectedLayer, InspectedScheme, Inspection
 from onnxlr.latency import Latency
 from onnxlr.plan import BeforeAfter, Milliseconds, PlannedLayer
 from onnxlr.report import Report, Totals, check_report_name, installed_versions, to_json, write_report
+from onnxlr.report.overview import report_page
 from onnxlr.report.table import render_inspection, render_report
 from onnxlr.validation import OutputDifference, Validation
 
@@ -187,7 +191,7 @@ def test_what_a_report_tells() -> None:
         "4 G",
         "999",
         "FAILED: a limit",
-        "Note: a note",
+        "a note",
         "91.00% before, 90.00% after",
         "98.00%",
         "on 100 samples: some data",
@@ -261,3 +265,87 @@ def test_inspection_fits() -> None:
         "1 layers, 1 left",
     ):
         assert part in text
+
+
+class _Page(HTMLParser):
+    """Text of a page, what bars say, and whether every tag that is opened is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.cells: list[str] = []
+        self.titles: list[str] = []
+        self.links: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value or "" for name, value in attrs if name in ("href", "src", "xlink:href")]
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("td", "p"):
+            self.cells.append(data)
+        if self.open and self.open[-1] == "title":
+            self.titles.append(data)
+
+
+def test_a_page(tmp_path: Path) -> None:
+    """It has the numbers of the JSON, a bar for every layer that says why, and needs no network."""
+    pytest.importorskip("matplotlib", reason="charts need the extra onnxlr[plot]")
+    path = tmp_path / "report.html"
+    write_report(REPORT, path)
+    text = path.read_text(encoding="utf-8")
+    page = _Page(text)
+    assert not page.open
+    assert len(text) < 100_000
+    for part in (LONG, "2048×1024×3×3", "128×256", "0.951", "25 M", "98.00%", "FAILED: a limit", "a note"):
+        assert any(part in cell for cell in page.cells), part
+    for version in REPORT.versions.values():
+        assert version in page.cells
+    bars = page.titles[1:]
+    assert len(bars) == len(REPORT.layers) + len(REPORT.skipped)
+    assert bars[0].startswith(f"{LONG}\nConv 2048×1024×3×3\ntucker2, rank 128×256\nkept: 7%")
+    assert bars[-1] == "fc\nleft alone: too small"
+    assert all(link.startswith("#") for link in page.links)
+
+
+def test_a_page_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    cells = _Page(report_page(REPORT)).cells
+    assert any("pip install 'onnxlr[plot]'" in cell for cell in cells)
+
+
+def test_markup_in_names_is_text_on_a_page() -> None:
+    name = "<b>&x</b>"
+    named = dataclasses.replace(REPORT, layers=(layer(name, (1, 1)),), skipped=(Skipped(name, name),))
+    page = _Page(report_page(named))
+    assert name in page.cells
+    assert not page.open
+
+
+def test_a_page_of_training() -> None:
+    """The first and the last epoch are there, and what the cut costs."""
+    history = [asdict(epoch) for epoch in _epochs(25)]
+    cut = {"outputs": [{"name": "y", "rel_l2": 0.0012, "top1_before": 0.9, "top1_after": 0.899}]}
+    training = {"method": "adaptive-rank", "start": "weights", "settings": {}, "history": history, "cut": cut}
+    page = _Page(report_page(dataclasses.replace(REPORT, training=training)))
+    assert "method adaptive-rank, started from weights" in page.cells
+    assert "25 epochs in 250 s" in page.cells
+    assert {"1", "25"} <= set(page.cells)
+    assert any("top-1 accuracy 90.00% before, 89.90% after" in cell for cell in page.cells)
+
+
+@dataclasses.dataclass
+class _Epoch:
+    number: int
+    seconds: float
+    loss: float
+    accuracy: float | None = None
+
+
+def _epochs(count: int) -> list[_Epoch]:
+    return [_Epoch(i, 10.0 * i, 1 / i) for i in range(1, count + 1)]

@@ -12,7 +12,7 @@ import onnxlr
 from onnxlr.cli.app import check_reports, cli, progress_bars, show, tell_written
 from onnxlr.cli.arguments import with_comparison, with_data, with_shapes
 from onnxlr.cli.data_options import CALIBRATION, CHECKS, COMPARED, COST_MODEL, IMAGES, PIXELS, RUN
-from onnxlr.cli.options import COMPARISONS, FILE, INPUT_SHAPES, JSON, MAPPING, PORT_LAYOUTS, SELECTION
+from onnxlr.cli.options import FILE, INPUT_SHAPES, JSON, MAPPING, PORT_LAYOUTS, REPORTS, SELECTION
 from onnxlr.comparing import COMPARISON_FILES, comparison_sections
 from onnxlr.errors import ValidationError
 from onnxlr.report import to_json
@@ -53,7 +53,7 @@ def validate(reference: Path, candidate: Path, as_json: bool, **options: Any) ->
 @PIXELS
 @RUN
 @COST_MODEL
-@COMPARISONS
+@REPORTS
 @JSON
 def compare(models: Sequence[Path], reports: Sequence[Path], as_json: bool, **options: Any) -> None:
     """Hold exports of one network against the first of MODELS; exit with 1 if they are not the same function.

@@ -17,12 +17,12 @@ from onnxlr.selectors import all_selectors
 
 __all__ = [
     "ALIGN",
-    "COMPARISONS",
     "EXTERNAL_DATA",
     "FILE",
     "FOLDER",
     "INPUT_SHAPES",
     "JSON",
+    "JSON_REPORTS",
     "LAYERS",
     "MAPPING",
     "OUTPUT",
@@ -187,14 +187,18 @@ PORT_LAYOUTS = click.option(
     metavar="NAME:NHWC",
     help="Order of the axes of an input or output, where the graph does not tell; repeatable.",
 )
-COMPARISONS = click.option(
-    "--report",
-    "reports",
-    multiple=True,
-    type=FILE,
-    metavar="FILE",
-    help="Write what was found to FILE.json or FILE.html; repeatable.",
-)
-REPORTS = click.option(
-    "--report", "reports", multiple=True, type=FILE, metavar="FILE", help="Write the report to FILE.json."
-)
+
+
+def _reports(kinds: str) -> Callable[[Command], Command]:
+    return click.option(
+        "--report",
+        "reports",
+        multiple=True,
+        type=FILE,
+        metavar="FILE",
+        help=f"Write the report to {kinds}; repeatable.",
+    )
+
+
+REPORTS = _reports("FILE.json or FILE.html")
+JSON_REPORTS = _reports("FILE.json")

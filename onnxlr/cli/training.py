@@ -22,7 +22,7 @@ from onnxlr.cli.app import (
 )
 from onnxlr.cli.arguments import with_method, with_training
 from onnxlr.cli.data_options import IMAGES, LIMITS, RUN
-from onnxlr.cli.options import EXTERNAL_DATA, FILE, JSON, OUTPUT, REPORTS, SELECTION
+from onnxlr.cli.options import EXTERNAL_DATA, FILE, JSON, JSON_REPORTS, OUTPUT, REPORTS, SELECTION
 from onnxlr.cli.training_options import DISTILLATION, METHOD, TRAINING, UNFOLDED
 from onnxlr.report import to_json, write_text
 from onnxlr.report.table import render_checks
@@ -40,7 +40,7 @@ __all__ = ["finetune", "train"]
 @UNFOLDED
 @RUN
 @EXTERNAL_DATA
-@REPORTS
+@JSON_REPORTS
 @JSON
 def finetune(
     model: Path,
@@ -56,7 +56,7 @@ def finetune(
     It needs torch: pip install 'onnxlr[train]'. Only weights change, and the output is an ONNX file again. A
     training that was interrupted goes on where it was when the same command is run again.
     """
-    check_reports(reports)
+    check_reports(reports, (".json",))
     check_target(output)
     arguments = _with_checkpoint(with_training(options), output)
     from onnxlr import training  # noqa: PLC0415 - an extra, which needs torch

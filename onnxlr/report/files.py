@@ -1,4 +1,4 @@
-"""Report -> files. JSON so far; the kind follows from the file's name."""
+"""Report -> files; the kind follows from the file's name."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from onnxlr.errors import UsageError
+from onnxlr.report.overview import report_page
 from onnxlr.report.schema import Report
 from onnxlr.staging import staged_file
 
 __all__ = ["REPORT_FILES", "check_report_name", "to_json", "write_report", "write_text"]
 
-REPORT_FILES = (".json",)
+REPORT_FILES = (".json", ".html")
 
 
 def to_json(data: dict[str, Any]) -> str:
@@ -30,13 +31,14 @@ def check_report_name(path: str | os.PathLike[str], kinds: Sequence[str] = REPOR
 
 
 def write_report(report: Report, path: str | os.PathLike[str]) -> None:
-    """Write a report, whole or not at all.
+    """Write a report as .json or .html, whole or not at all.
 
     Raises:
         UsageError: the kind is not known, or the folder cannot be written to.
     """
     check_report_name(path)
-    write_text(to_json(report.to_dict()) + "\n", path)
+    is_page = Path(path).suffix == ".html"
+    write_text(report_page(report) if is_page else to_json(report.to_dict()) + "\n", path)
 
 
 def write_text(text: str, path: str | os.PathLike[str]) -> None:

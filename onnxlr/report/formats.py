@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from onnxlr.layer import Skipped
 from onnxlr.plan import BeforeAfter
 
-__all__ = ["by_reason", "dims", "kept_percent", "short_count"]
+__all__ = ["by_reason", "dims", "kept_percent", "short_count", "short_name"]
 
 
 def short_count(value: int) -> str:
@@ -45,3 +45,9 @@ def by_reason(skipped: Iterable[Skipped]) -> dict[str, list[str]]:
     for item in skipped:
         found.setdefault(re.split(r": | \(", item.reason)[0], []).append(item.name)
     return found
+
+
+def short_name(name: str, limit: int = 24) -> str:
+    """The end of a long name: exporters put what differs there."""
+    limit = max(limit, 13)
+    return name if len(name) <= limit else f"…{name[1 - limit :]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from html import escape
 
-from onnxlr.report.sections import Grid, Line, Section
+from onnxlr.report.sections import Grid, Line, Picture, Section
 
 __all__ = ["to_html"]
 
@@ -19,11 +19,14 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 p { margin: .2rem 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 .good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
+.strong { font-weight: 600; }
 .note { color: var(--note); } .quiet { color: var(--quiet); }
 .wide { overflow-x: auto; margin: .8rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .8rem .25rem 0; }
 th, td { text-align: left; vertical-align: top; }
+figure { background: #fff; border-radius: 6px; margin: .8rem 0; max-width: 50rem; }
+figure svg { width: 100%; height: auto; }
 .right { text-align: right; white-space: nowrap; }
 """
 
@@ -41,9 +44,18 @@ def _page(title: str, sections: Iterable[Section]) -> Iterator[str]:
     for section in sections:
         yield f"<section>\n<h2>{escape(section.title)}</h2>"
         for part in section.parts:
-            yield _line(part) if isinstance(part, Line) else "\n".join(_grid(part))
+            yield from _part(part)
         yield "</section>"
     yield "</body>\n</html>"
+
+
+def _part(part: Grid | Line | Picture) -> Iterator[str]:
+    if isinstance(part, Line):
+        yield _line(part)
+    elif isinstance(part, Picture):
+        yield f'<figure role="img" aria-label="{escape(part.text)}">{part.svg}</figure>'
+    elif part.rows:
+        yield from _grid(part)
 
 
 def _line(line: Line) -> str:

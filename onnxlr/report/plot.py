@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["Line", "Panel", "draw", "plot_problem"]
+__all__ = ["Bar", "Line", "Panel", "draw", "draw_bars", "plot_problem"]
 
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "onnxlr",  # else names of elements are random
@@ -62,6 +65,23 @@ class Panel:
     is_percent: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar.
+
+    Attributes:
+        label: beside it.
+        value: its length, a fraction.
+        text: what is told of it when it is pointed at.
+        is_aside: whether it is drawn less strongly than the others.
+    """
+
+    label: str
+    value: float
+    text: str
+    is_aside: bool = False
+
+
 def plot_problem() -> str | None:
     """Why nothing can be drawn here; None if it can."""
     try:
@@ -79,17 +99,9 @@ def draw(title: str, x_label: str, panels: Sequence[Panel]) -> bytes:
         x_label: below them; its numbers are fractions, shown in percent.
         panels: at least one.
     """
-    import matplotlib as mpl  # noqa: PLC0415 - an extra, and slow
-    from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
-    from matplotlib.ticker import PercentFormatter  # noqa: PLC0415
+    from matplotlib.ticker import PercentFormatter  # noqa: PLC0415 - an extra, and slow
 
-    file = io.BytesIO()
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE)
-        figure = Figure((_WIDTH, _HEIGHT * len(panels) + 0.6), layout="constrained")
-        FigureCanvasSVG(figure)
+    with _figure(_HEIGHT * len(panels) + 0.6) as (figure, file):
         all_axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
         for axes, panel in zip(all_axes, panels, strict=True):
             _draw_panel(axes, panel)
@@ -100,8 +112,52 @@ def draw(title: str, x_label: str, panels: Sequence[Panel]) -> bytes:
         all_axes[-1].set_xlabel(x_label)
         all_axes[-1].xaxis.set_major_formatter(PercentFormatter(1.0))
         figure.suptitle(title)
-        figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
+
+
+def draw_bars(x_label: str, bars: Sequence[Bar]) -> bytes:
+    """Horizontal bars as SVG, the first at the top, the same bytes for the same numbers.
+
+    Args:
+        x_label: below them; lengths are fractions, shown in percent.
+        bars: at least one.
+    """
+    from matplotlib.ticker import PercentFormatter  # noqa: PLC0415 - an extra, and slow
+
+    with _figure(0.19 * len(bars) + 0.8) as (figure, file):
+        axes = figure.subplots()
+        places = range(len(bars), 0, -1)
+        patches = axes.barh(places, [bar.value for bar in bars], 0.8)
+        for i, (bar, patch) in enumerate(zip(bars, patches, strict=True)):
+            patch.set_gid(f"bar{i}")
+            patch.set_alpha(0.25 if bar.is_aside else 1.0)
+        axes.set_yticks(places, [bar.label for bar in bars], fontsize=7)
+        axes.set_ylim(0.4, len(bars) + 0.6)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel(x_label)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    drawn = file.getvalue().decode()
+    for i, bar in enumerate(bars):
+        opening = f'<g id="bar{i}">'
+        drawn = drawn.replace(opening, f"{opening}<title>{escape(bar.text)}</title>")
+    return drawn.encode()
+
+
+@contextmanager
+def _figure(height: float) -> Iterator[tuple[Figure, io.BytesIO]]:
+    """A figure of a height in inches, and where its SVG is afterwards."""
+    import matplotlib as mpl  # noqa: PLC0415 - an extra, and slow
+    from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    file = io.BytesIO()
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        figure = Figure((_WIDTH, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        yield figure, file
+        figure.savefig(file, format="svg", metadata={"Date": None})
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:

@@ -1,11 +1,11 @@
-"""A report as sections of tables and lines: what a terminal and a page show alike."""
+"""A report as sections of tables, lines and charts: what a terminal and a page show alike."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Grid", "Line", "Section"]
+__all__ = ["Grid", "Line", "Picture", "Section"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Line:
 
     Attributes:
         text: what it says.
-        kind: plain, good, bad, note or quiet.
+        kind: plain, strong, good, bad, note or quiet.
     """
 
     text: str
@@ -35,8 +35,21 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A chart; a terminal does not show it.
+
+    Attributes:
+        svg: an element of SVG.
+        text: what it shows, for those who cannot see it.
+    """
+
+    svg: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
-    """Lines and tables under a title."""
+    """Lines, tables and charts under a title."""
 
     title: str
-    parts: Sequence[Grid | Line]
+    parts: Sequence[Grid | Line | Picture]
