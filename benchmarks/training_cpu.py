@@ -87,13 +87,13 @@ class AdaptiveRank:
         network: `resnet20` or `resnet56`.
         kept: fraction of the parameters to keep.
         allowed: points of top-1 that the cut may cost.
-        seconds: to train for; with the cut and the checks it shall be 20 minutes.
+        seconds: to train for.
     """
 
     network: str
     kept: float
     allowed: float
-    seconds: float = 1140.0
+    seconds: float = 600.0
     table: str = "adaptive-rank"
 
     @property
