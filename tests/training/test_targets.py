@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
@@ -99,7 +98,7 @@ def composed(target: Target) -> Array:
 @pytest.mark.parametrize("case", CASES)
 def test_a_chain_is_found(case: str, is_normalized: bool) -> None:
     model, scheme, rank = CASES[case]
-    whole, factorized, replacements = prepared(model, planned(node_name(model), scheme, rank))
+    _, factorized, replacements = prepared(model, planned(node_name(model), scheme, rank))
     if is_normalized:
         factorized = with_normalization(factorized, channels_of(model))
     student = GraphModule(factorized)
