@@ -14,7 +14,7 @@ from onnxlr.data_files import Feed, Part
 from onnxlr.errors import DataError
 from onnxlr.runtime import Value
 
-__all__ = ["Batching", "joined", "pick_evenly", "pick_first"]
+__all__ = ["Batching", "evenly_spaced", "joined", "pick_evenly", "pick_first"]
 
 _BATCH = 32
 """Samples a batch where neither the model nor the caller sets it."""
@@ -59,7 +59,7 @@ class Batching:
     def choose(self, total: int, samples: int | None) -> NDArray[np.intp]:
         """Numbers of `samples` out of `total`, evenly spaced: ⌊i · total / samples⌋; of all for None."""
         count = total if samples is None else min(self.whole(min(samples, total)), total)
-        return np.arange(count) * total // max(count, 1)
+        return evenly_spaced(total, count)
 
     def check(self, count: int | None, name: str) -> None:
         """See that samples make up whole batches; None: they are run as they are.
@@ -78,6 +78,11 @@ class Batching:
             return
         for start in range(0, count - count % self.size if self.fixed else count, self.size):
             yield _indexed(feed, slice(start, start + self.size))
+
+
+def evenly_spaced(total: int, count: int) -> NDArray[np.intp]:
+    """Numbers of `count` out of `total`: ⌊i · total / count⌋."""
+    return np.arange(count) * total // max(count, 1)
 
 
 def pick_evenly(parts: Sequence[Part], samples: int, batching: Batching) -> Iterator[Part]:

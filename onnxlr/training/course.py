@@ -11,14 +11,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from onnxlr.comparing.layouts import find_channel_axes
+from onnxlr.data_files import is_script
 from onnxlr.errors import ModelError, ProviderError, UsageError
 from onnxlr.feeds import Feeds, load_feeds, load_labels
 from onnxlr.images import ImageOptions
 from onnxlr.model_file import Model, model_hash
 from onnxlr.runtime import Session, find_device
+from onnxlr.sampling import evenly_spaced
 from onnxlr.training.constraint import Constraint
 from onnxlr.training.dataset import Augmentation, Dataset
 from onnxlr.training.module import GraphModule
@@ -135,7 +139,7 @@ class Course:
             ModelError: torch cannot run a model, inputs or outputs differ, or the loss is not finite.
         """
         place = _find_device(self.device)
-        labels = None if self.data.labels is None else load_labels(self.data.labels)
+        labels = self._labels()
         outputs = {name: name for name in student.output_names}
         weight = 0.0 if labels is None else self.label_weight
         taught = None if teacher is None else _teacher(teacher, student).to(place)
@@ -151,6 +155,15 @@ class Course:
             constraint,
         )
         return trainer.train()
+
+    def _labels(self) -> NDArray[np.int64] | None:
+        """Of the samples that are taken."""
+        if self.data.labels is None:
+            return None
+        labels, taken = load_labels(self.data.labels), self.feeds.samples
+        if self.data.samples is None or is_script(self.data.inputs):
+            return labels[: self.data.samples]
+        return labels[evenly_spaced(len(labels), min(taken, len(labels)))]
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from onnxlr.parallel import Progress, available_cores, no_progress
 from onnxlr.plan import Plan
 from onnxlr.replacement import Replacement
 from onnxlr.result import Result, make_result
+from onnxlr.training.constraint import Constraint
 from onnxlr.training.course import Course, TrainingData, fold_batchnorm, prepared
 from onnxlr.training.initialization import draw_weights, reset_normalizations
 from onnxlr.training.methods import Method, all_methods
@@ -103,14 +104,15 @@ def train(
     result = _factorize(trained, plan, cores, progress) if known.is_cut else trained
     cut = _measure_cut(trained, result, checks, progress) if known.is_cut else None
     checked = None if checks is None else run_checks(original, result, checks, progress)
-    made = make_result(job, plan, result, checks, checked, _notes(plan, left))
+    made = make_result(job, plan, result, checks, checked)
     told = {
         **settings,
         "settings": course.settings,
         "history": [asdict(epoch) for epoch in history],
         "cut": None if cut is None else cut.to_dict(),
     }
-    return replace(made, report=replace(made.report, training=told))
+    notes = (*_notes(plan, left, constraint), *([] if checked is None else checked.notes))
+    return replace(made, report=replace(made.report, training=told, notes=notes))
 
 
 def _find_method(name: str, start: str | None) -> Method:
@@ -169,12 +171,17 @@ def _measure_cut(
     if checks is None:
         return None
     return run_checks(
-        trained, result, replace(checks, latency_seconds=0, limits=Limits()), progress
+        trained, result, replace(checks, latency_seconds=0, limits=Limits(), require_speedup=None), progress
     ).validation
 
 
-def _notes(plan: Plan, left: Sequence[str]) -> list[str]:
+def _notes(plan: Plan, left: Sequence[str], constraint: Constraint) -> list[str]:
+    """What the user should know; what a plan tells of accuracy without data does not hold after training."""
     notes = []
+    if not constraint.is_met:
+        notes.append(
+            f"it was cut while {constraint.violation:.1%} of a layer's energy was beyond its rank; train longer"
+        )
     if plan.layers:
         notes.append("errors of layers are those that the plan was made by, before training")
     if left:

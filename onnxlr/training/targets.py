@@ -20,7 +20,7 @@ __all__ = ["find_targets"]
 def find_targets(
     student: GraphModule, replacements: Sequence[Replacement], is_factorized: bool
 ) -> list[Target]:
-    """Where the weights of planned layers are; layers that share a weight count once.
+    """Where the weights of planned layers are; layers that share weight and rank count once.
 
     Args:
         student: has the planned layers, or their chains, under the names of their outputs; there may be a
@@ -32,12 +32,12 @@ def find_targets(
         ModelError: a layer is in the body of a node, or its weight cannot be trained.
     """
     search = _Search(student)
-    found: dict[int, Target] = {}
+    found: dict[tuple[object, ...], Target] = {}
     for item in replacements:
         assert item.scheme is not None, "plans have schemes"  # noqa: S101
         weights = search.weights(item.layer, len(item.links) if is_factorized else 1)
         target = Target(item.layer.name, item.scheme, item.rank, item.layer.conv, weights)
-        found.setdefault(id(weights[0].parameter), target)
+        found.setdefault((id(weights[0].parameter), item.scheme.name, item.rank), target)
     return list(found.values())
 
 

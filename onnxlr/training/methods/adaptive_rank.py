@@ -39,7 +39,7 @@ _GROWTH = 1.5
 _START, _LEAST, _MOST = 1e-2, 1e-4, 1e4
 _LEFT = 1e-5
 _UNTIL = 0.7
-_TOLERATED = 100.0
+_TOLERATED = 10.0
 """Share of the energy beyond the rank, in units of `_LEFT`, that a state may have to be the result."""
 
 Array = NDArray[np.float64]
