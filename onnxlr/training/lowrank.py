@@ -179,9 +179,8 @@ def _notes(plan: Plan, left: Sequence[str], constraint: Constraint) -> list[str]
     """What the user should know; what a plan tells of accuracy without data does not hold after training."""
     notes = []
     if not constraint.is_met:
-        notes.append(
-            f"it was cut while {constraint.violation:.1%} of a layer's energy was beyond its rank; train longer"
-        )
+        beyond = f"{constraint.violation:.1%} of a layer's energy was beyond its rank"
+        notes.append(f"it was cut while {beyond}; train longer")
     if plan.layers:
         notes.append("errors of layers are those that the plan was made by, before training")
     if left:
