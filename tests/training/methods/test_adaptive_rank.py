@@ -24,7 +24,7 @@ RANK = 5
 PLAIN = Layout()
 EVERY = 10  # steps of the optimizer from one step of the penalty to the next
 START, GROWTH = 0.01, 1.5
-END, TOLERATED = 1e-5, 1e-3
+END, TOLERATED = 1e-5, 1e-4
 
 
 def start(seed: int = 0) -> Array:
