@@ -12,7 +12,6 @@ finds `--gpu` exits with 4 and writes nothing.
 from __future__ import annotations
 
 import json
-import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +23,7 @@ import click
 from benchmarks.results import FOLDER, print_rows, write_results
 from benchmarks.training_data import Bench, Case, Row
 from onnxlr.errors import OnnxlrError, ProviderError
+from onnxlr.hardware import processor_name
 
 __all__ = ["Suite", "main", "measure"]
 
@@ -116,7 +116,7 @@ def _find_suite(gpu: bool) -> Suite:
     from benchmarks import training_cpu, training_gpu  # noqa: PLC0415 - need torch, an extra
 
     if not gpu:
-        return Suite("training_cpu", "cpu", _processor(), training_cpu.CASES)
+        return Suite("training_cpu", "cpu", processor_name(), training_cpu.CASES)
     import torch  # noqa: PLC0415 - as above
 
     if not torch.cuda.is_available():
@@ -129,16 +129,6 @@ def _find_suite(gpu: bool) -> Suite:
         training_gpu.compare_with_full,
         training_gpu.paper_lines,
     )
-
-
-def _processor() -> str:
-    """Name of the CPU, where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def _read(results: str) -> list[Row]:

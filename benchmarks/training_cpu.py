@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnxlr
-from benchmarks.training_data import Bench, Case, Lossless, Row, load_lossless, percent, tell_epoch
+from benchmarks.training_data import Bench, Case, Lossless, Row, load_lossless, percent
 from benchmarks.training_scratch import FromScratch
+from onnxlr.cli.app import tell_epoch
 from onnxlr.training import TrainingData, TrainingOptions, all_methods, finetune_result, train
 from onnxlr.validation import Validation
 

@@ -9,11 +9,10 @@ Preprocessed as `models.json` says for the network; for networks from scratch as
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 from zipfile import ZipFile
 
 import numpy as np
@@ -22,9 +21,6 @@ from PIL import Image
 
 from benchmarks.accuracy_data import Images, Network, load_network
 from onnxlr.plan import BeforeAfter
-
-if TYPE_CHECKING:
-    from onnxlr.training import Epoch  # needs torch, an extra
 
 __all__ = [
     "Bench",
@@ -35,7 +31,6 @@ __all__ = [
     "load_jpegs",
     "load_lossless",
     "percent",
-    "tell_epoch",
 ]
 
 JPEGS = {"train": "cifar10_train_25k_jpeg.zip", "test": "cifar10_test_10k_jpeg.zip"}
@@ -147,14 +142,6 @@ def percent(value: BeforeAfter) -> float:
     if not value.before or value.after is None:
         raise ValueError("sizes are unknown")
     return round(100 * value.after / value.before, 2)
-
-
-def tell_epoch(epoch: Epoch) -> None:
-    """A line on stderr for every epoch."""
-    held = "" if epoch.held_out_loss is None else f", held out {epoch.held_out_loss:.4g}"
-    beyond = "" if epoch.violation is None else f", violation {epoch.violation:.2g}"
-    line = f"  epoch {epoch.number}, {epoch.seconds:.0f} s: loss {epoch.loss:.4g}{held}{beyond}"
-    print(line, file=sys.stderr, flush=True)
 
 
 def _decode(archive: ZipFile, names: Sequence[str]) -> Images:

@@ -15,7 +15,8 @@ import onnx
 
 import models
 import onnxlr
-from benchmarks.training_data import Bench, Row, load_jpegs, percent, tell_epoch
+from benchmarks.training_data import Bench, Row, load_jpegs, percent
+from onnxlr.cli.app import tell_epoch
 from onnxlr.training import TrainingData, TrainingOptions, all_methods, train
 
 __all__ = ["FromScratch"]

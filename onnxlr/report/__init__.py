@@ -1,4 +1,4 @@
-"""Report -> JSON, table."""
+"""Report -> JSON, table, page."""
 
 from onnxlr.report.files import REPORT_FILES, check_report_name, to_json, write_report, write_text
 from onnxlr.report.schema import LayerTime, Report, Totals, installed_versions

@@ -70,7 +70,8 @@ class Report:
         latencies: at every batch size, on a GPU also with a CUDA graph; `latency` is the first.
         predicted_latency: see `Plan.latency`.
         layer_times: of replaced layers that could be told apart; None if it was not asked for.
-        training: `settings` and `history` of fine-tuning; None if it was not asked for.
+        training: `settings` and `history` of a training; of low-rank training also `method`, `start` and
+            `cut`. None if nothing was trained.
     """
 
     model: Mapping[str, str]

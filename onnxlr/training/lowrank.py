@@ -96,7 +96,7 @@ def train(
     history = course.train(
         student,
         None if taught is None else prepared(taught),
-        _shared_values(replacements, original, taught),
+        _shared_values(replacements, job, taught),
         {**settings, "plan": plan.to_dict()},
         constraint,
     )
@@ -155,11 +155,9 @@ def _factorize(model: Model, plan: Plan, workers: int, progress: Progress) -> Mo
     return job.apply(replace(plan, model=job.identity))
 
 
-def _shared_values(
-    replacements: Sequence[Replacement], original: Model, teacher: Model | None
-) -> dict[str, str]:
+def _shared_values(replacements: Sequence[Replacement], job: Job, teacher: Model | None) -> dict[str, str]:
     """Values behind planned layers, the student's and the teacher's, which are those of the same network."""
-    if teacher is None or model_hash(teacher) != model_hash(original):
+    if teacher is None or model_hash(teacher) != job.identity["hash"]:
         return {}
     return {item.layer.key[1]: item.layer.key[1] for item in replacements}
 

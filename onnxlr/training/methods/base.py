@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +69,7 @@ class Target:
     weights: Sequence[TrainedWeight]
 
 
-class Method(ABC):
+class Method:
     """A way to train a network of low rank; a module of this package has one in a variable named `method`."""
 
     name: str
@@ -88,6 +87,7 @@ class Method(ABC):
     is_bound: bool = False
     """Whether it can train no schemes but its own."""
 
-    @abstractmethod
     def constrain(self, targets: Sequence[Target]) -> Constraint:
-        """What is asked of the weights; may bring them into shape before the first step."""
+        """What is asked of the weights: nothing. May bring them into shape before the first step."""
+        del targets
+        return Constraint()

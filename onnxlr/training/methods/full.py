@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from onnxlr.training.constraint import Constraint
-from onnxlr.training.methods.base import Method, Target
+from onnxlr.training.methods.base import Method
 
 __all__ = ["method"]
 
@@ -17,10 +14,6 @@ class Full(Method):
     schemes = ()
     starts_from_scratch = True
     is_cut = False
-
-    def constrain(self, targets: Sequence[Target]) -> Constraint:
-        del targets
-        return Constraint()
 
 
 method = Full()

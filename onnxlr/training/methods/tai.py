@@ -10,10 +10,7 @@ The loss is that of the task alone: nothing is asked of the weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from onnxlr.training.constraint import Constraint
-from onnxlr.training.methods.base import Method, Target
+from onnxlr.training.methods.base import Method
 
 __all__ = ["method"]
 
@@ -25,10 +22,6 @@ class Tai(Method):
     schemes = ("spatial",)
     starts_from_scratch = True
     is_cut = False
-
-    def constrain(self, targets: Sequence[Target]) -> Constraint:
-        del targets
-        return Constraint()
 
 
 method = Tai()
