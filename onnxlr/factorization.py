@@ -51,8 +51,7 @@ class LayerWeights:
         Raises:
             ModelError: the weight has values that are not finite.
         """
-        key = (*self.shared_key(layer), scheme.name)
-        kept = self._kept.get(key)
+        kept = self.kept(layer, scheme)
         if kept is not None:
             return kept
         try:
@@ -62,8 +61,12 @@ class LayerWeights:
         with self._lock:
             if self._kept_bytes + decomposition.nbytes <= _KEPT_BYTES:
                 self._kept_bytes += decomposition.nbytes
-                self._kept[key] = decomposition
+                self._kept[self._key(layer, scheme)] = decomposition
         return decomposition
+
+    def kept(self, layer: Layer, scheme: Scheme) -> Decomposition | None:
+        """The decomposition, if it is in memory."""
+        return self._kept.get(self._key(layer, scheme))
 
     def factorize(self, layer: Layer, scheme: Scheme, rank: Rank) -> list[NDArray[Any]]:
         """The factors of one layer at one rank, balanced, in the scale and type of its stored weight.
@@ -80,6 +83,9 @@ class LayerWeights:
     def shared_key(self, layer: Layer) -> tuple[object, ...]:
         """Equal for layers whose factors at equal rank are equal: one stored weight, read the same way."""
         return layer.weight, layer.layout, layer.conv
+
+    def _key(self, layer: Layer, scheme: Scheme) -> tuple[object, ...]:
+        return (*self.shared_key(layer), scheme.name)
 
 
 def nearest(conv: ConvSpec, weight: Weight, scheme: Scheme, rank: Rank) -> tuple[Array, float]:

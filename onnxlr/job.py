@@ -30,6 +30,7 @@ from onnxlr.rewriting import rewrite
 from onnxlr.schemes import Scheme, all_schemes
 from onnxlr.selectors import ModelSize, RankSelector
 from onnxlr.sizes import count_macs, count_params
+from onnxlr.spectra import Spectrum, find_spectra
 from passes import prepare
 from passes.graph import Key
 
@@ -327,6 +328,12 @@ class Job:
             BeforeAfter(count_macs(self._found), count_macs(self._analyse(result))),
             BeforeAfter(self.original.nbytes, result.nbytes),
         )
+
+    def spectra(self, plan: Plan) -> tuple[Spectrum, ...]:
+        """Of all layers that were judged or decomposed, by the plan's schemes; nothing is computed for it."""
+        layers = [item for item in self._found if isinstance(item, Layer)]
+        chosen = {layer.name: layer.scheme for layer in plan.layers}
+        return find_spectra(layers, chosen, self._judged and self._judged[2], self._weights)
 
     def _analyse(self, model: Model) -> list[Layer | Skipped]:
         return analyse(model.proto, self._input_shapes, str(model.folder))

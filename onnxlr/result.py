@@ -88,5 +88,6 @@ def make_result(
         notes=(*job.notes, *(checked.notes if checked else ()), *notes),
         versions=installed_versions(),
         layer_times=layer_times,
+        spectra=job.spectra(plan),
     )
     return Result(model.proto, plan, report, model)

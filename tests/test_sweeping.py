@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from onnx import helper
 import onnxlr
 from onnxlr.calibration import Calibrator
 from onnxlr.checking import Reference
-from onnxlr.report import to_json
+from onnxlr.report import read_curve, to_json
 from onnxlr.report.plot import Line, Panel, draw
 from onnxlr.report.points import SweepPoint
 from onnxlr.sweeping import find_targets
 from onnxlr.validation import OutputDifference, Validation
-from tests.blocks import Block, prepare, read_blocks, run_block
+from tests.blocks import ROOT, Block, prepare, read_blocks, run_block
 from tests.builders import conv_model, one_line, weight
 from tests.classifier import Data, classifier, decaying, write_data
 
@@ -125,8 +126,8 @@ def test_files(folder: Path, curve: onnxlr.Sweep) -> None:
     data = json.loads((folder / "sweep.json").read_text())
     assert data["schema_version"] == 1
     assert set(data) == {
-        "schema_version", "model", "settings", "unit", "inputs", "samples", "points", "unreachable", "notes",
-        "versions",
+        "schema_version", "model", "settings", "unit", "inputs", "samples", "curve", "points", "unreachable",
+        "notes", "versions",
     }  # fmt: skip
     assert [point["plan"] for point in data["points"]] == [point.plan_file for point in curve.points]
     with (folder / "sweep.csv").open(newline="") as file:
@@ -154,6 +155,58 @@ def test_files(folder: Path, curve: onnxlr.Sweep) -> None:
         assert row["plan"] == point["plan"]
         written = onnxlr.read_plan(folder / point["plan"])
         assert to_json(written.to_dict()) == to_json(original.plan.to_dict())
+
+
+def test_the_curve_has_the_numbers_of_the_points(folder: Path, curve: onnxlr.Sweep) -> None:
+    data = json.loads((folder / "sweep.json").read_text())
+    with (folder / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    drawn = data["curve"]
+    assert (drawn["unit"], drawn["inputs"], drawn["top1_before"]) == (
+        *("macs", data["inputs"], data["points"][0]["outputs"][0]["top1_before"]),
+    )
+    names = {"kept": "macs_kept", "top1": "top1_after"}
+    for point, row in zip(drawn["points"], rows, strict=True):
+        told = {key: "" if value is None else str(value) for key, value in point.items()}
+        assert told == {key: row[names.get(key, key)] for key in point}
+    assert read_curve(folder, data["model"]) == curve.curve
+
+
+def test_a_curve_over_time_is_saved(tmp_path: Path) -> None:
+    """Its points lie where times are predicted to be, as budgets of time are."""
+    model = ROOT / "models/digits/digits.onnx"
+    swept = onnxlr.sweep(model, points=2, lowest=0.6, unit="latency", checks=None)
+    swept.save(tmp_path / "curve")
+    for point, drawn in zip(swept.points, swept.curve.points, strict=True):
+        assert point.plan.latency is not None
+        assert drawn.kept == point.plan.latency.after / point.plan.latency.before
+        assert drawn.kept <= point.target
+    assert read_curve(tmp_path / "curve", swept.model) == swept.curve
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda _: "{", "cannot be read"),
+        (lambda _: [], "is not what"),
+        (lambda data: {**data, "curve": None}, "is not what"),
+        (lambda data: {**data, "curve": {**data["curve"], "points": [{"kept": "much"}]}}, "is not what"),
+        (lambda data: {**data, "curve": {**data["curve"], "unit": 1}}, "is not what"),
+        (lambda data: {**data, "curve": {**data["curve"], "color": "red"}}, "is not what"),
+        (lambda data: {key: value for key, value in data.items() if key != "curve"}, "is not what"),
+        (lambda data: {**data, "model": {"name": "other", "hash": "sha256:00"}}, "sweep this model"),
+    ],
+)
+def test_what_is_no_curve(folder: Path, change: Callable[[Any], Any], message: str) -> None:
+    path = folder / "sweep.json"
+    data = json.loads(path.read_text())
+    changed = change(data)
+    path.write_text(changed if isinstance(changed, str) else json.dumps(changed))
+    with pytest.raises(onnxlr.DataError, match=message) as error:
+        read_curve(folder, data["model"])
+    one_line(error, "sweep.json")
+    with pytest.raises(onnxlr.DataError, match="cannot be read"):
+        read_curve(folder / "nowhere", data["model"])
 
 
 def test_settings(folder: Path, calibration: str | None) -> None:

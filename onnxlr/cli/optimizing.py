@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from onnxlr.cli.arguments import with_data, with_finetuning, with_selector, with
 from onnxlr.cli.data_options import CALIBRATION, CHECKS, COST_MODEL, FORCE, IMAGES, RUN, SLOWER, SWEEP_CHECKS
 from onnxlr.cli.options import (
     ALIGN,
+    CURVE,
     EXTERNAL_DATA,
     FILE,
     FOLDER,
@@ -35,9 +37,11 @@ from onnxlr.cli.options import (
     WORKERS,
 )
 from onnxlr.cli.training_options import CHAINED
-from onnxlr.report import to_json
+from onnxlr.model_file import load, model_hash
+from onnxlr.report import read_curve, to_json
 from onnxlr.report.curve import check_folder
 from onnxlr.report.table import render_inspection, render_plan, render_report, render_sweep
+from onnxlr.report.tradeoff import TradeOff
 
 __all__ = ["apply", "inspect", "optimize", "plan", "sweep"]
 
@@ -71,8 +75,9 @@ def inspect(model: Path, as_json: bool, **options: Any) -> None:
 @CHAINED
 @EXTERNAL_DATA
 @REPORTS
+@CURVE
 @JSON
-def optimize(model: Path, output: Path, external_data: str, **options: Any) -> None:
+def optimize(model: Path, output: Path, external_data: str, curve: Path | None, **options: Any) -> None:
     """Plan, rewrite, validate, report; write the optimized MODEL to the output.
 
     With a limit (--max-rel-l2, --min-agreement, --max-drop) and no rank rule (--energy, --target-macs,
@@ -86,13 +91,14 @@ def optimize(model: Path, output: Path, external_data: str, **options: Any) -> N
     seconds, data = options.pop("finetune"), options.pop("finetune_data")
     check_reports(reports)
     check_target(output)
+    drawn = _read_curve(curve, model)
     options = with_data(with_shapes(options))
     options, chained = with_finetuning(with_selector(options), seconds, data)
     with progress_bars() as progress:
         result = onnxlr.optimize(model, progress=progress, **options)
         if chained is not None:
             result = chained(result, model, progress=progress, on_epoch=tell_epoch)
-    finish(result, output, external_data, reports, as_json, force)
+    finish(_with_curve(result, drawn), output, external_data, reports, as_json, force)
 
 
 @cli.command()
@@ -148,17 +154,38 @@ def plan(model: Path, output: Path, **options: Any) -> None:
 @RUN
 @EXTERNAL_DATA
 @REPORTS
+@CURVE
 @WORKERS
 def apply(
-    model: Path, plan: Path, output: Path, external_data: str, reports: Sequence[Path], **options: Any
+    model: Path,
+    plan: Path,
+    output: Path,
+    external_data: str,
+    reports: Sequence[Path],
+    curve: Path | None,
+    **options: Any,
 ) -> None:
     """Rewrite MODEL as PLAN says; the result is not run (see `validate`)."""
     check_reports(reports)
     check_target(output)
+    drawn = _read_curve(curve, model)
     with progress_bars() as progress:
         result = onnxlr.apply(model, onnxlr.read_plan(plan), progress=progress, **with_data(options))
+    result = _with_curve(result, drawn)
     written = result.save(output, external_data)
     for report in reports:
         onnxlr.write_report(result.report, report)
     show(lambda width: render_report(result.report, width))
     tell_written(*written, *reports)
+
+
+def _read_curve(folder: Path | None, model: Path) -> TradeOff | None:
+    """The curve of a sweep of the model, before any work is done."""
+    if folder is None:
+        return None
+    loaded = load(model)
+    return read_curve(folder, {"name": loaded.name, "hash": model_hash(loaded)})
+
+
+def _with_curve(result: onnxlr.Result, curve: TradeOff | None) -> onnxlr.Result:
+    return replace(result, report=replace(result.report, curve=curve))

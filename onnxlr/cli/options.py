@@ -17,6 +17,7 @@ from onnxlr.selectors import all_selectors
 
 __all__ = [
     "ALIGN",
+    "CURVE",
     "EXTERNAL_DATA",
     "FILE",
     "FOLDER",
@@ -186,6 +187,13 @@ PORT_LAYOUTS = click.option(
     type=_port_layout,
     metavar="NAME:NHWC",
     help="Order of the axes of an input or output, where the graph does not tell; repeatable.",
+)
+
+CURVE = click.option(
+    "--curve",
+    type=FILE,
+    metavar="DIR",
+    help="Folder that `onnxlr sweep` wrote for MODEL: its curve goes into the report.",
 )
 
 

@@ -2,6 +2,7 @@
 
 from onnxlr.report.files import REPORT_FILES, check_report_name, to_json, write_report, write_text
 from onnxlr.report.schema import LayerTime, Report, Totals, installed_versions
+from onnxlr.report.tradeoff import read_curve
 
 __all__ = [
     "REPORT_FILES",
@@ -10,6 +11,7 @@ __all__ = [
     "Totals",
     "check_report_name",
     "installed_versions",
+    "read_curve",
     "to_json",
     "write_report",
     "write_text",

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from onnxlr.errors import UsageError
 from onnxlr.plan import write_plan
 from onnxlr.report.files import to_json
-from onnxlr.report.plot import Line, Panel, draw, plot_problem
-from onnxlr.report.points import UNITS, SweepPoint, Unreachable, kept, to_csv
+from onnxlr.report.plot import draw, plot_problem
+from onnxlr.report.points import UNITS, SweepPoint, Unreachable, to_csv
+from onnxlr.report.tradeoff import TradeOff, panels
 from onnxlr.staging import staged_file
 
 __all__ = ["Sweep", "check_folder"]
@@ -29,7 +29,7 @@ class Sweep:
     Attributes:
         model: `name` and `hash` of the original.
         settings: the options it ran with.
-        unit: what budgets are fractions of: macs or params.
+        unit: what budgets are fractions of: macs, params or latency.
         points: from the largest budget to the smallest.
         unreachable: budgets below what can be reached.
         notes: what the user should know, one line each.
@@ -44,6 +44,14 @@ class Sweep:
     notes: tuple[str, ...]
     versions: Mapping[str, str]
 
+    @property
+    def curve(self) -> TradeOff:
+        """The points in few numbers."""
+        first = self.points[0]
+        before = None if first.labelled is None else first.labelled.top1_before
+        inputs = None if first.validation is None else first.validation.inputs
+        return TradeOff(self.unit, inputs, before, tuple(point.on_curve(self.unit) for point in self.points))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; docs/sweep.md has the schema."""
         first = self.points[0].validation
@@ -54,6 +62,7 @@ class Sweep:
             "unit": self.unit,
             "inputs": None if first is None else first.inputs,
             "samples": None if first is None else first.samples,
+            "curve": asdict(self.curve),
             "points": [point.to_dict() for point in self.points],
             "unreachable": [asdict(item) for item in self.unreachable],
             "notes": list(self.notes),
@@ -76,7 +85,7 @@ class Sweep:
         """
         target = Path(folder)
         check_folder(target)
-        plot, panels = target / "sweep.svg", list(_panels(self))
+        plot, drawn = target / "sweep.svg", panels(self.curve)
         try:
             target.mkdir(exist_ok=True)
             plot.unlink(missing_ok=True)  # that of another sweep is not to stay
@@ -85,8 +94,8 @@ class Sweep:
         for point in self.points:
             write_plan(point.plan, target / point.plan_file)
         contents = {target / "sweep.csv": to_csv(self.points).encode()}
-        if panels and plot_problem() is None:
-            contents[plot] = draw(self.model["name"], f"{UNITS[self.unit]} kept", panels)
+        if drawn and plot_problem() is None:
+            contents[plot] = draw(self.model["name"], f"{UNITS[self.unit]} kept", drawn)
         contents[target / "sweep.json"] = to_json(self.to_dict()).encode() + b"\n"
         for path, content in contents.items():
             with staged_file(path) as file:
@@ -100,30 +109,3 @@ def check_folder(folder: Path) -> None:
         raise UsageError(f"{folder}: the folder {folder.parent} does not exist")
     if os.path.lexists(folder) and not os.path.isdir(folder):
         raise UsageError(f"{folder}: is a file; name a folder")
-
-
-def _panels(sweep: Sweep) -> Iterator[Panel]:
-    """Error, accuracy and speed-up, as far as they are known."""
-    errors = [
-        _line(sweep, "measured", lambda point: point.rel_l2),
-        _line(sweep, "predicted by the layers' errors", lambda p: p.plan.predicted_rel_l2, is_aside=True),
-    ]
-    if known := [line for line in errors if line.x]:
-        yield Panel("relative L2 error", known)
-    labelled = sweep.points[0].labelled
-    if labelled is not None and labelled.top1_before is not None:
-        accuracy = _line(sweep, "result", lambda point: point.top1)
-        yield Panel("top-1 accuracy", [accuracy], ("original", labelled.top1_before), is_percent=True)
-    speedup = _line(sweep, "result, with its 95 % interval", lambda point: point.speedup)
-    if speedup.x:
-        intervals = [point.latency.interval for point in reversed(sweep.points) if point.latency]
-        yield Panel("speed-up", [replace(speedup, intervals=intervals)], ("original", 1.0))
-
-
-def _line(
-    sweep: Sweep, label: str, value: Callable[[SweepPoint], float | None], is_aside: bool = False
-) -> Line:
-    """What is known and finite of a value, over what is kept."""
-    pairs = [(kept(getattr(point.totals, sweep.unit)), value(point)) for point in reversed(sweep.points)]
-    known = [(x, y) for x, y in pairs if x is not None and y is not None and math.isfinite(y)]
-    return Line(label, [x for x, _ in known], [y for _, y in known], is_aside=is_aside)

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from onnxlr.layer import Skipped
 from onnxlr.plan import BeforeAfter
 
-__all__ = ["by_reason", "dims", "kept_percent", "short_count", "short_name"]
+__all__ = ["by_reason", "dims", "kept_percent", "short_count", "short_name", "sparkline"]
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def short_count(value: int) -> str:
@@ -51,3 +53,14 @@ def short_name(name: str, limit: int = 24) -> str:
     """The end of a long name: exporters put what differs there."""
     limit = max(limit, 13)
     return name if len(name) <= limit else f"…{name[1 - limit :]}"
+
+
+def sparkline(values: Sequence[float], width: int = 32) -> str:
+    """Values as blocks of their height by the largest, `width` of them at most.
+
+    >>> sparkline([4.0, 2.0, 1.0, 0.0])
+    '█▅▃▁'
+    """
+    shown = values[:: -(-len(values) // width)] if values else ()
+    top = max(shown, default=0.0) or 1.0
+    return "".join(_BLOCKS[min(int(len(_BLOCKS) * value / top), len(_BLOCKS) - 1)] for value in shown)

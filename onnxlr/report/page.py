@@ -27,8 +27,13 @@ th, td { border-bottom: 1px solid var(--line); padding: .25rem .8rem .25rem 0; }
 th, td { text-align: left; vertical-align: top; }
 figure { background: #fff; border-radius: 6px; margin: .8rem 0; max-width: 50rem; }
 figure svg { width: 100%; height: auto; }
+figure g[id^="bar"]:hover, figure g[id^="trace"]:hover { filter: brightness(.6); stroke-width: 3; }
+@media (prefers-color-scheme: dark) { figure { filter: invert(.91) hue-rotate(180deg); } }
 .right { text-align: right; white-space: nowrap; }
 """
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""Browsers load nothing from anywhere, and run nothing."""
 
 
 def to_html(title: str, sections: Iterable[Section]) -> str:
@@ -39,6 +44,7 @@ def to_html(title: str, sections: Iterable[Section]) -> str:
 def _page(title: str, sections: Iterable[Section]) -> Iterator[str]:
     yield '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    yield f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     yield f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>"
     yield f"<body>\n<h1>{escape(title)}</h1>"
     for section in sections:

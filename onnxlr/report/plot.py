@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Bar", "Line", "Panel", "draw", "draw_bars", "plot_problem"]
+__all__ = ["Bar", "Line", "Panel", "Trace", "draw", "draw_bars", "draw_traces", "plot_problem"]
 
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "onnxlr",  # else names of elements are random
@@ -39,6 +39,7 @@ class Line:
         y: as many.
         intervals: `(low, high)` of each point; empty for none.
         is_aside: whether it is drawn less strongly than the others.
+        is_mark: whether it is drawn as large marks.
     """
 
     label: str
@@ -46,6 +47,7 @@ class Line:
     y: Sequence[float]
     intervals: Sequence[tuple[float, float]] = ()
     is_aside: bool = False
+    is_mark: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,25 @@ class Bar:
     label: str
     value: float
     text: str
+    is_aside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One line among many.
+
+    Attributes:
+        x: from the lowest to the highest.
+        y: as many, above 0.
+        text: what is told of it when it is pointed at.
+        mark: a point on it that is marked; None for none.
+        is_aside: whether it is drawn less strongly than the others.
+    """
+
+    x: Sequence[float]
+    y: Sequence[float]
+    text: str
+    mark: tuple[float, float] | None = None
     is_aside: bool = False
 
 
@@ -136,11 +157,44 @@ def draw_bars(x_label: str, bars: Sequence[Bar]) -> bytes:
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(x_label)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    drawn = file.getvalue().decode()
-    for i, bar in enumerate(bars):
-        opening = f'<g id="bar{i}">'
-        drawn = drawn.replace(opening, f"{opening}<title>{escape(bar.text)}</title>")
-    return drawn.encode()
+    return _with_titles(file.getvalue(), "bar", [bar.text for bar in bars])
+
+
+def draw_traces(x_label: str, y_label: str, traces: Sequence[Trace]) -> bytes:
+    """Many lines over the same axes as SVG, in colours from the first to the last; y is logarithmic.
+
+    Args:
+        x_label: below them; its numbers are fractions, shown in percent.
+        y_label: beside them.
+        traces: at least one.
+    """
+    import matplotlib as mpl  # noqa: PLC0415 - an extra, and slow
+    from matplotlib.ticker import PercentFormatter  # noqa: PLC0415
+
+    with _figure(1.4 * _HEIGHT) as (figure, file):
+        axes = figure.subplots()
+        colors = mpl.colormaps["viridis"]
+        for i, trace in enumerate(traces):
+            color = colors(0.9 * i / len(traces))
+            style: dict[str, Any] = {"linewidth": 1, "linestyle": ":", "alpha": 0.7} if trace.is_aside else {}
+            (line,) = axes.semilogy(trace.x, trace.y, color=color, **style)
+            line.set_gid(f"trace{i}")
+            if trace.mark is not None:
+                axes.plot(*trace.mark, "o", color=color, markersize=5)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.yaxis.set_major_formatter("{x:g}")
+    return _with_titles(file.getvalue(), "trace", [trace.text for trace in traces])
+
+
+def _with_titles(drawn: bytes, name: str, texts: Sequence[str]) -> bytes:
+    """SVG whose elements `name0`, `name1`, … tell a text when they are pointed at."""
+    svg = drawn.decode()
+    for i, text in enumerate(texts):
+        opening = f'<g id="{name}{i}">'
+        svg = svg.replace(opening, f"{opening}<title>{escape(text)}</title>")
+    return svg.encode()
 
 
 @contextmanager
@@ -163,7 +217,9 @@ def _figure(height: float) -> Iterator[tuple[Figure, io.BytesIO]]:
 def _draw_panel(axes: Axes, panel: Panel) -> None:
     for line in panel.lines:
         style: dict[str, Any] = {"label": line.label, "marker": "o", "markersize": 4}
-        if line.is_aside:
+        if line.is_mark:
+            style |= {"linestyle": "none", "marker": "*", "markersize": 14, "zorder": 3}
+        elif line.is_aside:
             style |= {"linestyle": "--", "alpha": 0.6}
         if line.intervals:
             low, high = zip(*line.intervals, strict=True)

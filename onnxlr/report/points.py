@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from onnxlr.latency import Latency
 from onnxlr.plan import BeforeAfter, Plan
 from onnxlr.report.schema import Totals
+from onnxlr.report.tradeoff import TradeOffPoint, labelled, largest_rel_l2
 from onnxlr.validation import OutputDifference, Validation
 
 __all__ = ["UNITS", "SweepPoint", "Unreachable", "kept", "to_csv"]
@@ -53,7 +53,7 @@ class SweepPoint:
     @property
     def rel_l2(self) -> float | None:
         """Relative L2 error of the output that has the largest; NaN if one is."""
-        return max((output.rel_l2 for output in self.outputs), key=lambda e: (math.isnan(e), e), default=None)
+        return largest_rel_l2(self.outputs)
 
     @property
     def agreement(self) -> float | None:
@@ -62,9 +62,8 @@ class SweepPoint:
 
     @property
     def labelled(self) -> OutputDifference | None:
-        """The output whose accuracy was best before: others that look class-like are hardly the classes."""
-        known = [output for output in self.outputs if output.top1_before is not None]
-        return max(known, key=lambda output: output.top1_before or 0.0, default=None)
+        """The output whose accuracy counts."""
+        return labelled(self.outputs)
 
     @property
     def top1(self) -> float | None:
@@ -75,6 +74,19 @@ class SweepPoint:
     def speedup(self) -> float | None:
         """See `Latency`."""
         return None if self.latency is None else self.latency.speedup
+
+    def kept(self, unit: str) -> float | None:
+        """The fraction that is left, of times the predicted one; `unit` is macs, params or latency."""
+        if unit != "latency":
+            return kept(getattr(self.totals, unit))
+        predicted = self.plan.latency
+        return predicted.after / predicted.before if predicted else None
+
+    def on_curve(self, unit: str) -> TradeOffPoint:
+        """The point in few numbers."""
+        low, high = (None, None) if self.latency is None else self.latency.interval
+        predicted = self.plan.predicted_rel_l2
+        return TradeOffPoint(self.kept(unit), self.rel_l2, predicted, self.top1, self.speedup, low, high)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""

@@ -12,7 +12,9 @@ from onnxlr.hardware import processor_name
 from onnxlr.latency import Latency
 from onnxlr.layer import Skipped
 from onnxlr.plan import BeforeAfter, Milliseconds, PlannedLayer
+from onnxlr.report.tradeoff import TradeOff
 from onnxlr.runtime import ort_version
+from onnxlr.spectra import Spectrum
 from onnxlr.validation import Validation
 
 __all__ = ["LayerTime", "Report", "Totals", "installed_versions", "machine"]
@@ -72,6 +74,8 @@ class Report:
         layer_times: of replaced layers that could be told apart; None if it was not asked for.
         training: `settings` and `history` of a training; of low-rank training also `method`, `start` and
             `cut`. None if nothing was trained.
+        spectra: of the layers whose errors at all ranks were known.
+        curve: of a sweep of the model, to be shown beside the result; None if there is none.
     """
 
     model: Mapping[str, str]
@@ -88,6 +92,8 @@ class Report:
     layer_times: tuple[LayerTime, ...] | None = None
     predicted_latency: Milliseconds | None = None
     training: Mapping[str, Any] | None = None
+    spectra: tuple[Spectrum, ...] = ()
+    curve: TradeOff | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data for JSON; see docs/report.md for the schema."""

@@ -9,11 +9,12 @@ from onnxlr.latency import Latency
 from onnxlr.layer import Skipped
 from onnxlr.plan import PlannedLayer
 from onnxlr.report.formats import by_reason, dims, kept_percent, short_count, short_name
-from onnxlr.report.schema import LayerTime, Report, Totals
+from onnxlr.report.schema import LayerTime, Report
 from onnxlr.report.sections import Grid, Line, Section
+from onnxlr.report.tradeoff import labelled, largest_rel_l2
 from onnxlr.validation import Validation
 
-__all__ = ["check_sections", "interval", "plan_section", "reasons", "report_sections"]
+__all__ = ["before_after_section", "check_sections", "interval", "plan_section", "reasons", "report_sections"]
 
 _SHOWN = 3
 """Layers of a reason that are named where not all are."""
@@ -27,7 +28,7 @@ def report_sections(report: Report, complete: bool = True) -> Iterator[Section]:
         complete: whether to name all layers that were left alone, and how and where it was made.
     """
     yield plan_section(report.layers, report.skipped, complete)
-    yield Section("Size", [_totals(report.totals)])
+    yield before_after_section(report)
     if report.layer_times:
         yield Section("Layers in place", [_layer_times(report.layer_times)])
     if report.training is not None:
@@ -61,6 +62,12 @@ def plan_section(
     return Section("Layers", [Grid(columns, rows), told, *reasons(skipped, complete)])
 
 
+def before_after_section(report: Report) -> Section:
+    """What was saved, and what that costs: the one table that everyone looks for."""
+    rows = list(_before_after(report))
+    return Section("Before and after", [Grid(("total", ">before", ">after", ">kept"), rows)])
+
+
 def check_sections(
     validation: Validation | None,
     latencies: Sequence[Latency],
@@ -85,12 +92,23 @@ def reasons(skipped: Iterable[Skipped], complete: bool = True) -> list[Line]:
     return lines
 
 
-def _totals(totals: Totals) -> Grid:
-    rows = []
+def _before_after(report: Report) -> Iterator[tuple[str, str, str, str]]:
+    totals = report.totals
     for name, value in (("params", totals.params), ("MACs", totals.macs), ("bytes", totals.bytes)):
-        counts = ("?" if count is None else short_count(count) for count in (value.before, value.after))
-        rows.append((name, *counts, kept_percent(value)))
-    return Grid(("total", ">before", ">after", ">kept"), rows)
+        before, after = (
+            "?" if count is None else short_count(count) for count in (value.before, value.after)
+        )
+        yield name, before, after, kept_percent(value)
+    if (latency := report.latency) is not None:
+        speedup = f"{latency.speedup:.2f}x [{interval(latency)}]"
+        yield "latency, ms", f"{latency.before:.3g}", f"{latency.after:.3g}", speedup
+    outputs = () if report.validation is None else report.validation.outputs
+    if (error := largest_rel_l2(outputs)) is not None:
+        yield "relative L2 error", "", f"{error:.3g}", ""
+    found = labelled(outputs)
+    if found is not None and found.top1_before is not None and found.top1_after is not None:
+        change = f"{100 * (found.top1_after - found.top1_before):+.2f} points"
+        yield "top-1 accuracy", f"{found.top1_before:.2%}", f"{found.top1_after:.2%}", change
 
 
 def _layer_times(times: Sequence[LayerTime]) -> Grid:
