@@ -27,19 +27,48 @@ __all__ = [
     "progress_bars",
     "refuse",
     "show",
+    "tell",
     "tell_epoch",
     "tell_written",
 ]
 
 
+_QUIET = "onnxlr.quiet"
+
+
+def _be_quiet(context: click.Context, _: click.Parameter, value: bool) -> None:
+    context.meta[_QUIET] = value
+
+
+def _is_quiet() -> bool:
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_QUIET))
+
+
 class _Group(click.Group):
-    """Turns onnxlr's errors into one line on stderr and their exit code."""
+    """Turns onnxlr's errors into one line on stderr and their exit code, and completes its commands."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add --quiet, and `[default: none]` to the help of options that may be left out."""
+        text = "Print errors alone, and what --json prints."
+        cmd.params.append(
+            click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=_be_quiet, help=text)
+        )
+        for option in cmd.params:
+            if isinstance(option, click.Option) and _is_silent_about_its_default(option):
+                option.help = f"{option.help}  [default: none]"
+        super().add_command(cmd, name)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except OnnxlrError as error:
             raise _Failure(error) from error
+
+
+def _is_silent_about_its_default(option: click.Option) -> bool:
+    told = option.required or option.is_flag or option.multiple or "[default: " in (option.help or "")
+    return not told and option.to_info_dict()["default"] is None
 
 
 class _Failure(click.ClickException):
@@ -75,18 +104,26 @@ def check_target(path: Path) -> None:
         raise UsageError(f"{path}: is a folder; name a file")
 
 
+def tell(text: str, err: bool = False) -> None:
+    """Print what is not asked for with --quiet."""
+    if not _is_quiet():
+        click.echo(text, err=err)
+
+
 def tell_written(*paths: Path) -> None:
     """One line a file."""
     for path in paths:
-        click.echo(f"wrote {path}")
+        tell(f"wrote {path}")
 
 
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """Bars on stderr, gone when the work is done; nothing where stderr is no terminal."""
+    """Bars with the time left on stderr, gone when the work is done; nothing where stderr is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Bars(
+        *columns, console=console, transient=True, disable=_is_quiet() or not console.is_terminal
+    ) as bars:
         tasks: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int) -> None:
@@ -99,6 +136,8 @@ def progress_bars() -> Iterator[Progress]:
 
 def show(render: Callable[[int], Iterable[RenderableType]]) -> None:
     """Print what `render` makes for the width of the terminal (80 where there is none)."""
+    if _is_quiet():
+        return
     console = Console()
     for part in render(console.width):
         console.print(part)
@@ -147,4 +186,4 @@ def tell_epoch(epoch: Any) -> None:
         "violation": (epoch.violation, ".2g"),
     }
     parts = [f"{name} {format(value, form)}" for name, (value, form) in known.items() if value is not None]
-    click.echo(f"epoch {epoch.number}, {epoch.seconds:.0f} s: {', '.join(parts)}", err=True)
+    tell(f"epoch {epoch.number}, {epoch.seconds:.0f} s: {', '.join(parts)}", err=True)

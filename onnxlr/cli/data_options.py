@@ -203,10 +203,14 @@ def _limits(note: str = "") -> Callable[[Command], Command]:
     """Options of limits; `note` ends the help of each."""
     return grouped(
         click.option(
-            "--max-rel-l2", type=click.FloatRange(0), help=f"Fail past this relative L2 error.{note}"
+            "--max-rel-l2",
+            type=click.FloatRange(0),
+            help=f"Fail past this relative L2 error of an output (0.01: one hundredth of its norm).{note}",
         ),
         click.option(
-            "--min-agreement", type=click.FloatRange(0, 1), help=f"Fail below this top-1 agreement.{note}"
+            "--min-agreement",
+            type=click.FloatRange(0, 1),
+            help=f"Fail below this top-1 agreement, a fraction.{note}",
         ),
         click.option(
             "--max-drop",

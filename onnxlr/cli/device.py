@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import onnxlr
-from onnxlr.cli.app import check_target, cli, progress_bars, tell_written
+from onnxlr.cli.app import check_target, cli, progress_bars, tell, tell_written
 from onnxlr.cli.data_options import DEVICE_CALIBRATION
 from onnxlr.cli.options import JSON
 from onnxlr.device_calibration import count_benchmarks
@@ -43,12 +43,12 @@ def calibrate_device(output: Path | None, as_json: bool, **options: Any) -> None
         click.echo(to_json(found))
         return
     held = ", ".join(f"{name} {value}" for name, value in model.key.items() if value)
-    click.echo(f"timed {count} benchmarks in {seconds:.1f} s; holds for {held}")
-    click.echo(f"block: {model.block} channels, {model.filter_set} at a time")
+    tell(f"timed {count} benchmarks in {seconds:.1f} s; holds for {held}")
+    tell(f"block: {model.block} channels, {model.filter_set} at a time")
     error = model.error or 0.0
-    click.echo(f"median error of benchmarks that were held out: {error:.1%}")
+    tell(f"median error of benchmarks that were held out: {error:.1%}")
     if error > _BUSY:
-        click.echo("note: the machine was busy, or its clock changed: run it again when nothing else runs")
+        tell("note: the machine was busy, or its clock changed: run it again when nothing else runs")
     tell_written(path)
 
 
@@ -60,6 +60,6 @@ def doctor(as_json: bool) -> None:
     if as_json:
         click.echo(to_json(diagnosis.to_dict()))
     else:
-        click.echo("\n".join(diagnosis.lines()))
+        tell("\n".join(diagnosis.lines()))
     if diagnosis.problems:
         raise ValidationError("; ".join(problem.what for problem in diagnosis.problems))
