@@ -29,7 +29,17 @@ from numpy.typing import NDArray
 from onnx.utils import extract_model
 from PIL import Image
 
-__all__ = ["CIFAR10", "IMAGENET", "INPUT", "TRUNK", "Images", "Network", "load_network", "load_trunk"]
+__all__ = [
+    "CIFAR10",
+    "IMAGENET",
+    "INPUT",
+    "TRUNK",
+    "Images",
+    "Network",
+    "load_network",
+    "load_trunk",
+    "read_arrays",
+]
 
 CIFAR10 = ("cifar10_resnet20", "cifar10_resnet56", "cifar10_cnn6")
 IMAGENET = ("imagenet_mobilenet_v2", "imagenet_squeezenet10_dc")
@@ -113,9 +123,9 @@ class Network:
 
 
 def load_network(name: str, data: Path) -> Network:
-    """One of `CIFAR10` and `IMAGENET`."""
+    """A network by the name of its file, with CIFAR-10 images or those of ImageNet."""
     mean, std = _preprocessing(data, name)
-    calibration, test = _cifar10(data) if name in CIFAR10 else _imagenet(data).spread(256)
+    calibration, test = _cifar10(data) if name.startswith("cifar10") else _imagenet(data).spread(256)
     return Network(name, data / "models" / f"{name}.onnx", mean, std, calibration, test)
 
 
@@ -143,11 +153,12 @@ def _preprocessing(data: Path, name: str) -> tuple[tuple[float, ...], tuple[floa
 
 @cache
 def _cifar10(data: Path) -> tuple[Images, Images]:
-    train, test = (_read_arrays(data / f"cifar10_{part}.npz") for part in ("train_4k", "test_1k"))
+    train, test = (read_arrays(data / f"cifar10_{part}.npz") for part in ("train_4k", "test_1k"))
     return train.take(np.arange(1024)), test
 
 
-def _read_arrays(path: Path) -> Images:
+def read_arrays(path: Path) -> Images:
+    """All images of a file of the data folder."""
     with np.load(path) as arrays:
         return Images(arrays["images"], arrays["labels"].astype(np.int64))
 

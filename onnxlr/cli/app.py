@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,9 +122,8 @@ def progress_bars() -> Iterator[Progress]:
     """Bars with the time left on stderr, gone when the work is done; nothing where stderr is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Bars(
-        *columns, console=console, transient=True, disable=_is_quiet() or not console.is_terminal
-    ) as bars:
+    is_shown = sys.stderr.isatty() and not _is_quiet()  # colours may be forced where there is no terminal
+    with Bars(*columns, console=console, transient=True, disable=not is_shown) as bars:
         tasks: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int) -> None:

@@ -100,7 +100,8 @@ def render_sections(sections: Iterable[Section], width: int = 80) -> Iterator[Re
                 yield Text(part.text, style=_STYLES[part.kind])
             elif isinstance(part, Grid) and part.rows:
                 yield _table(part.columns, part.rows, width)
-        yield Text()
+        if not (section.parts and isinstance(section.parts[-1], Grid)):  # a table ends with an empty line
+            yield Text()
 
 
 def _point_row(point: SweepPoint) -> tuple[str, ...]:
