@@ -1,5 +1,5 @@
-# make demo, make test: each installs what it needs into $(VENV) first; make test-train into $(VENV)/train,
-# so that everything else is seen to work without torch.
+# make demo, make test: each installs what it needs into $(VENV) first; make test-train and
+# make test-interoperability into $(VENV)/train, so that everything else is seen to work without torch.
 PYTHON ?= python3
 VENV ?= .venv
 PIP ?= $(VENV)/bin/python -m pip --disable-pip-version-check
@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 OUT ?= demo
 ARGS ?=
 
-.PHONY: demo test test-train lint benchmark
+.PHONY: demo docs test test-interoperability test-train lint benchmark
 
 demo: install-demo
 	$(VENV)/bin/python -m models.digits.data -o $(OUT)
@@ -20,6 +20,14 @@ test: install-test
 test-train:
 	$(MAKE) VENV=$(VENV)/train install-torch install-test install-train
 	$(VENV)/train/bin/python -m pytest tests/training $(ARGS)
+
+test-interoperability:
+	$(MAKE) VENV=$(VENV)/train install-torch install-test install-interoperability
+	$(VENV)/train/bin/python -m pytest tests/interoperability/with_torch $(ARGS)
+
+docs: install-docs
+	$(VENV)/bin/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo wrote build/docs/index.html
 
 lint: install-lint
 	$(VENV)/bin/ruff check

@@ -70,11 +70,16 @@ def analyse(
     found: list[Layer | Skipped] = []
     for constants in all_constants(model, folder):
         for node in constants.scope.holder.node:
-            if node.op_type in _LINEAR or node.op_type in _UNSUPPORTED:
+            if node.op_type in _LINEAR or (node.op_type in _UNSUPPORTED and not _is_bare_attention(node)):
                 stem = node.name if names[node.name] == 1 else ""
                 name = free_name(stem or next(filter(None, node.output), node.op_type), given)
                 found.append(_Site(name, node, constants, shapes).judge(trained))
     return found
+
+
+def _is_bare_attention(node: NodeProto) -> bool:
+    """ONNX's own Attention, unlike ONNX Runtime's, has no matrices of its own."""
+    return node.op_type == "Attention" and node.domain in ("", "ai.onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +114,14 @@ class _Site:
             return "its weight is part of training_info"
         if weight.data_type not in FLOATS:
             return f"weight of type {TensorProto.DataType.Name(weight.data_type)}"
-        if not self._has_rank(weight.shape) or 0 in weight.shape:
+        if not self._has_rank(weight.shape) or min(weight.shape) < 1:
             return f"weight of shape {weight.shape}"
         return self._conv(weight) if is_conv else self._dense(weight, position)
 
     def _refusal(self) -> str | None:
         """The reason that the node alone gives."""
+        if self.node.domain == "com.microsoft.nchwc":
+            return _FUSED
         if self.node.op_type in _UNSUPPORTED:
             return _UNSUPPORTED[self.node.op_type]
         if self.node.domain not in ("", "ai.onnx"):

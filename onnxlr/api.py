@@ -50,7 +50,29 @@ def inspect(
 ) -> Inspection:
     """Tell of every linear layer what it costs and what rank each energy needs, or why it is left alone.
 
-    Arguments and errors as in `plan`.
+    Args:
+        source: a path, or a model in memory.
+        energies: fractions of every weight's energy to tell ranks for, each 0 < energy ≤ 1. Weights have rows
+            of norm 1, as in `plan` without calibration data.
+        schemes: names of the schemes to look at; all of them by default.
+        align: ranks are multiples of it, or full.
+        input_shapes: shapes by input name, for symbolic dimensions.
+        workers: number of cores to use; all that the process may use by default.
+        progress: called with a stage, the steps done and all steps.
+
+    Returns:
+        What was found, in graph order: layers with ranks and predicted costs, and what is left alone.
+
+    Raises:
+        ModelError: the model cannot be read.
+        UsageError: a scheme is not known, or shapes contradict the model.
+
+    >>> import onnxlr
+    >>> found = onnxlr.inspect("models/digits/digits.onnx", energies=[0.9])
+    >>> [(scheme.scheme, scheme.ranks) for scheme in found.layers[0].schemes if scheme.scheme == "spatial"]
+    [('spatial', ((16,),))]
+    >>> [layer.name for layer in found.skipped]
+    ['conv1', 'fc']
     """
     job = _start(source, input_shapes, workers, progress)
     return job.inspect(find_schemes(schemes), energies, align)
@@ -71,7 +93,7 @@ def plan(
     align: int | None = None,
     gate: str | None = None,
     input_shapes: InputShapes | None = None,
-    calibration: Calibration | str | None = None,
+    calibration: Calibration | str | os.PathLike[str] | None = None,
     machine: Machine | None = None,
     workers: int | None = None,
     progress: Progress = no_progress,
@@ -106,7 +128,21 @@ def plan(
     Raises:
         DataError: calibration data are missing, damaged, or do not fit the model.
         ModelError: the model cannot be read.
+        ProviderError: a device that calibration or the machine asks for is not there.
         UsageError: an option is out of range or contradicts another.
+
+    References:
+        Zhang et al., arXiv 1505.06798, for errors of the outputs; Nakajima et al., JMLR 14, 2013, for EVBMF.
+        Budgets are multiple-choice knapsacks, solved by HiGHS (`onnxlr.selectors.knapsack`).
+
+    >>> import onnxlr
+    >>> plan = onnxlr.plan("models/digits/digits.onnx", energy=0.9)
+    >>> [(layer.name, layer.scheme, layer.rank) for layer in plan.layers][:2]
+    [('conv2', 'tucker2', (16, 16)), ('conv3', 'channel-out', (24,))]
+    >>> plan.layers[0].macs
+    BeforeAfter(before=37748736, after=4456448)
+    >>> plan.skipped[0].name, plan.skipped[0].reason
+    ('conv1', 'too small to gain: at the lowest rank a chain costs 1.00 of the layer')
     """
     rule = find_rule(
         selector,
@@ -124,7 +160,7 @@ def apply(
     source: Source,
     plan: Plan,
     *,
-    calibration: Calibration | str | None = None,
+    calibration: Calibration | str | os.PathLike[str] | None = None,
     workers: int | None = None,
     progress: Progress = no_progress,
 ) -> Result:
@@ -136,10 +172,20 @@ def apply(
         calibration: inputs to fit factors on; without them, factors follow the weights alone. Other arguments
             as in `plan`.
 
+    Returns:
+        The new model, with a report that has sizes and no measurements.
+
     Raises:
         DataError: calibration data are missing, damaged, or do not fit the model.
         ModelError: the model cannot be read.
         PlanError: the plan is for another model, or asks for what cannot be done.
+
+    >>> import onnxlr
+    >>> plan = onnxlr.plan("models/digits/digits.onnx", target_params=0.5)
+    >>> result = onnxlr.apply("models/digits/digits.onnx", plan)
+    >>> totals = result.report.totals
+    >>> totals.params.after <= 0.5 * totals.params.before
+    True
     """
     job = _start(source, plan.settings.get("input_shapes"), workers, progress, calibration)
     return make_result(job, plan, job.apply(plan))
@@ -160,7 +206,7 @@ def optimize(
     align: int | None = None,
     gate: str | None = None,
     input_shapes: InputShapes | None = None,
-    calibration: Calibration | str | None = None,
+    calibration: Calibration | str | os.PathLike[str] | None = None,
     machine: Machine | None = None,
     checks: Checks | None = Checks(),
     keep_slower: bool = False,
@@ -178,12 +224,16 @@ def optimize(
     original. A note says so. Not with `target_params`, which asks for size, nor with the gate `none`.
 
     Args:
+        source: a path, or a model in memory. It is left alone.
         machine: by default the one of the checks: device, threads, and the first batch size.
         checks: data, limits and device; None to run neither model. Without data of their own they use those
             of `calibration`. Whether the limits held is in `result.report.validation.passed`.
         keep_slower: whether to leave a result as it is that is not faster.
         verify_layers: whether to time every replaced layer in place, from ONNX Runtime's profile. On a GPU it
             tells nothing of single layers. Other arguments and errors as in `plan`.
+
+    Returns:
+        The new model, the plan that it follows, and the report; nothing is written before `Result.save`.
 
     Raises:
         DataError: data do not fit the model.
@@ -192,8 +242,19 @@ def optimize(
             without checks.
         OnnxlrError: what `plan` raises.
 
-    >>> result = optimize("model.onnx", energy=0.9)  # doctest: +SKIP
-    >>> result.save("smaller.onnx")  # doctest: +SKIP
+    References:
+        Those of the schemes, see `onnxlr.schemes`; Zhang et al., arXiv 1505.06798, for fitting to what the
+        original gave.
+
+    >>> import onnxlr
+    >>> checks = onnxlr.Checks(latency_seconds=0, limits=onnxlr.Limits(max_rel_l2=0.2))
+    >>> result = onnxlr.optimize("models/digits/digits.onnx", energy=0.9, checks=checks)
+    >>> result.report.totals.macs.before, len(result.report.layers)
+    (146343168, 6)
+    >>> result.report.validation.passed
+    True
+    >>> result.report.notes[0].partition(":")[0]
+    'accuracy is not protected'
     """
     rule = find_rule(
         selector,
@@ -232,7 +293,7 @@ def sweep(
     align: int | None = None,
     gate: str | None = None,
     input_shapes: InputShapes | None = None,
-    calibration: Calibration | str | None = None,
+    calibration: Calibration | str | os.PathLike[str] | None = None,
     machine: Machine | None = None,
     checks: Checks | None = Checks(latency_seconds=0.2),
     workers: int | None = None,
@@ -241,6 +302,7 @@ def sweep(
     """The trade-off curve: plan, rewrite and check at many budgets; what they share is computed once.
 
     Args:
+        source: a path, or a model in memory.
         points: number of budgets, evenly spaced from the whole model (left out) down to the lowest.
         lowest: the smallest budget, as a fraction of the model.
         unit: what budgets are fractions of: `macs`, `params` or `latency`.
@@ -248,14 +310,21 @@ def sweep(
         checks: as in `optimize`; `latency_seconds` are spent at each point. Limits are entered at points that
             break them. Other arguments and errors as in `plan`.
 
+    Returns:
+        The points, from the largest budget to the smallest, each with its plan; `Sweep.save` writes them.
+
     Raises:
         DataError: data do not fit the model.
         ProviderError: the device is not there.
         UsageError: none of the budgets can be reached.
         OnnxlrError: what `plan` raises.
 
-    >>> curve = sweep("model.onnx", calibration="train.npz", lowest=0.3)  # doctest: +SKIP
-    >>> curve.save("curve")  # doctest: +SKIP
+    >>> import onnxlr
+    >>> curve = onnxlr.sweep("models/digits/digits.onnx", points=2, lowest=0.4, checks=None)
+    >>> [point.target for point in curve.points]
+    [0.7, 0.4]
+    >>> all(p.totals.macs.after <= p.target * p.totals.macs.before for p in curve.points)
+    True
     """
     targets = find_targets(points, lowest, unit)
     selection = Selection(default_rule(), find_schemes(schemes), include, exclude, align, gate)
@@ -275,10 +344,29 @@ def validate(
 ) -> CheckResult:
     """Compare outputs and latency of two models.
 
+    Args:
+        reference: the original: a path, or a model in memory.
+        candidate: another one with the same inputs and outputs, whatever it was made by.
+        checks: data, limits, device, and how long to time.
+        progress: called with a stage, the steps done and all steps.
+
+    Returns:
+        Differences of every output with the limits that they break, and paired latency, in milliseconds, at
+        every batch size.
+
     Raises:
         ModelError: a model cannot be read or run, or their outputs differ in number or shape.
         DataError: data do not fit the models.
         ProviderError: the device is not there.
+
+    >>> import onnxlr
+    >>> model = "models/digits/digits.onnx"
+    >>> smaller = onnxlr.optimize(model, energy=0.9, checks=None).model
+    >>> limits = onnxlr.Limits(max_rel_l2=0.001)
+    >>> checked = onnxlr.validate(model, smaller, onnxlr.Checks(latency_seconds=0, limits=limits))
+    >>> (logits,) = checked.validation.outputs
+    >>> logits.name, 0.001 < logits.rel_l2 < 0.5, checked.validation.passed
+    ('logits', True, False)
     """
     checked = run_checks(load(reference), load(candidate), checks, progress)
     if checked.validation is None:
@@ -302,6 +390,9 @@ def compare(
             the first model. Results are timed all together, and none is taken back for being slow.
         progress: called with a stage, the steps done and all steps.
 
+    Returns:
+        Whether they are the same function, behind which layer they begin to differ, what their files have.
+
     Raises:
         UsageError: inputs or outputs can be matched in several ways; `options` have to say which.
         ModelError: a model cannot be read or run, or inputs, outputs or their shapes do not fit.
@@ -309,8 +400,11 @@ def compare(
         ProviderError: the device is not there.
         OnnxlrError: what `plan` raises.
 
-    >>> found = compare(["torch.onnx", "keras.onnx"], optimized={"energy": 0.9})  # doctest: +SKIP
-    >>> found.same, found.walks[0].divergence  # doctest: +SKIP
+    >>> import onnxlr
+    >>> exports = ["models/exports/trap/torch_ts.onnx", "models/exports/trap/paddle.onnx"]
+    >>> found = onnxlr.compare(exports)
+    >>> found.same, found.walks[0].divergence
+    (True, None)
     """
     comparer = Comparer([load(source) for source in sources], options, progress)
     found = comparer.compare()
@@ -329,10 +423,10 @@ def _start(
     input_shapes: InputShapes | None,
     workers: int | None,
     progress: Progress,
-    calibration: Calibration | str | None = None,
+    calibration: Calibration | str | os.PathLike[str] | None = None,
     machine: Machine | None = None,
 ) -> Job:
-    given = Calibration(calibration) if isinstance(calibration, str) else calibration
+    given = Calibration(calibration) if isinstance(calibration, str | os.PathLike) else calibration
     cores = workers or available_cores()
     return Job(load(source), input_shapes or {}, cores, progress, given, machine)
 

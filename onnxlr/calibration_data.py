@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -37,9 +38,17 @@ class Calibration:
 
     Raises:
         UsageError: a number is out of range.
+
+    >>> import onnxlr
+    >>> calibration = onnxlr.Calibration("calibration.npz", samples=256)  # read when it is used
+    >>> calibration.to_dict()["samples"]
+    256
+    >>> onnxlr.Calibration("calibration.npz", samples=0)
+    Traceback (most recent call last):
+    onnxlr.errors.UsageError: calibration needs at least 1 sample, got 0
     """
 
-    inputs: str
+    inputs: str | os.PathLike[str]
     samples: int | None = 1024
     images: ImageOptions = ImageOptions()
     sensitivity: bool = True
@@ -49,6 +58,7 @@ class Calibration:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", os.fspath(self.inputs))
         if self.samples is not None and self.samples < 1:
             raise UsageError(f"calibration needs at least 1 sample, got {self.samples}")
         if self.refine < 0:

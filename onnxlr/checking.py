@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +17,7 @@ from onnxlr.model_writing import check
 from onnxlr.parallel import Progress
 from onnxlr.profiling import measure_layers
 from onnxlr.providers import CPU, TENSORRT, Device, GpuOptions
-from onnxlr.runtime import Session, find_device
+from onnxlr.runtime import Session, Value, find_device
 from onnxlr.timing import Timer, TimingOptions, timing_feeds
 from onnxlr.validation import Expected, Limits, Validation, compare_outputs
 from passes.graph import Key, scopes
@@ -38,7 +39,7 @@ class Checks:
         limits: past them the result fails.
         device: auto, cpu, cuda or tensorrt.
         threads: intra-op threads of ONNX Runtime, 0 for its default.
-        latency_seconds: time to spend on paired timing at each batch size, 0 for none.
+        latency_seconds: time to spend on paired timing at each batch size, in seconds; 0 for none.
         seed: of random inputs and of the order in timing.
         images: how image files become arrays.
         samples: at most so many of the inputs, evenly spaced; None: all.
@@ -50,10 +51,16 @@ class Checks:
     Raises:
         UsageError: a limit needs labels or timing, and there are none; or a batch size is below 1 or there
             twice.
+
+    >>> import onnxlr
+    >>> checks = onnxlr.Checks("test.npz", "labels.npy", limits=onnxlr.Limits(max_drop=0.01), batches=(1, 8))
+    >>> onnxlr.Checks("test.npz", limits=onnxlr.Limits(max_drop=0.01))
+    Traceback (most recent call last):
+    onnxlr.errors.UsageError: max-drop needs labels: give --labels with --inputs
     """
 
-    inputs: str | None = None
-    labels: str | None = None
+    inputs: str | os.PathLike[str] | None = None
+    labels: str | os.PathLike[str] | None = None
     input_shapes: Mapping[str, Sequence[int]] | None = None
     limits: Limits = Limits()
     device: str = "auto"
@@ -67,6 +74,9 @@ class Checks:
     require_speedup: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("inputs", "labels"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else os.fspath(value))
         if self.limits.max_drop is not None and self.labels is None:
             raise UsageError("max-drop needs labels: give --labels with --inputs")
         if self.require_speedup is not None and self.latency_seconds <= 0:
@@ -118,6 +128,7 @@ class Reference:
         checks: what to look at.
         progress: told about comparing and timing.
         kept: whether to keep the original's outputs, as there will be several results.
+        fixed: a model whose inputs have sizes that the original leaves open: data are cut to them.
 
     Raises:
         ModelError: ONNX Runtime rejects the model.
@@ -125,7 +136,14 @@ class Reference:
         ProviderError: the device is not there.
     """
 
-    def __init__(self, model: Model, checks: Checks, progress: Progress, kept: bool = False) -> None:
+    def __init__(
+        self,
+        model: Model,
+        checks: Checks,
+        progress: Progress,
+        kept: bool = False,
+        fixed: Model | None = None,
+    ) -> None:
         self.checks = checks
         self._model, self._progress = model, progress
         self._device = find_device(checks.device)
@@ -142,7 +160,8 @@ class Reference:
             self._notes = (textwrap.shorten(note, 300, placeholder=" …"),)
             self._expected = None
         else:
-            self._expected = _find_expected(self._session, checks, kept)
+            self._inputs = [_with_sizes(value, fixed) for value in self._session.inputs]
+            self._expected = _find_expected(self._session, self._inputs, checks, kept)
             self._notes = (*_device_notes(checks, self._device),)
 
     def check(self, candidate: Model, timed: bool = True) -> CheckResult:
@@ -188,7 +207,7 @@ class Reference:
         if self._expected is None:
             return {}
         batch = self._expected.feeds.batches[0]
-        feeds, _ = timing_feeds(self._session.inputs, batch, self.checks.batches)
+        feeds, _ = timing_feeds(self._inputs, batch, self.checks.batches)
         return measure_layers(model, chains, self._device, self.checks.threads, feeds[0]).layers
 
     def _open(self, model: Model) -> Session:
@@ -199,9 +218,7 @@ class Reference:
     def _find_timer(self, expected: Expected) -> Timer:
         if self._timer is None:
             checks = self.checks
-            feeds, self._timing_notes = timing_feeds(
-                self._session.inputs, expected.feeds.batches[0], checks.batches
-            )
+            feeds, self._timing_notes = timing_feeds(self._inputs, expected.feeds.batches[0], checks.batches)
             options = TimingOptions(
                 self._device, checks.threads, checks.latency_seconds, checks.prefer_nhwc, checks.seed
             )
@@ -217,7 +234,18 @@ def run_checks(reference: Model, candidate: Model, checks: Checks, progress: Pro
         DataError: data do not fit the models.
         ProviderError: the device is not there.
     """
-    return Reference(reference, checks, progress).check(candidate)
+    return Reference(reference, checks, progress, fixed=candidate).check(candidate)
+
+
+def _with_sizes(value: Value, model: Model | None) -> Value:
+    """An input, with what another model with an input of that name and number of axes fixes of its sizes."""
+    for port in () if model is None else model.proto.graph.input:
+        dims = port.type.tensor_type.shape.dim
+        if port.name == value.name and len(dims) == len(value.shape):
+            sizes = zip(value.shape, dims, strict=True)
+            shape = tuple(dim.dim_value if dim.dim_value > 0 else size for size, dim in sizes)
+            return replace(value, shape=shape)
+    return value
 
 
 def _check_graph(reference: Model, candidate: Model) -> list[str]:
@@ -255,12 +283,10 @@ def _device_notes(checks: Checks, device: Device) -> Iterator[str]:
         yield "--prefer-nhwc does nothing on the CPU"
 
 
-def _find_expected(session: Session, checks: Checks, kept: bool) -> Expected:
+def _find_expected(session: Session, inputs: Sequence[Value], checks: Checks, kept: bool) -> Expected:
     if checks.inputs is None:
         if checks.labels is not None:
             raise DataError("labels were given without inputs; give both")
-        return Expected(
-            session, random_feeds(session.inputs, checks.input_shapes, seed=checks.seed), kept=kept
-        )
-    feeds = load_feeds(checks.inputs, session.inputs, samples=checks.samples, images=checks.images)
+        return Expected(session, random_feeds(inputs, checks.input_shapes, seed=checks.seed), kept=kept)
+    feeds = load_feeds(checks.inputs, inputs, samples=checks.samples, images=checks.images)
     return Expected(session, feeds, None if checks.labels is None else load_labels(checks.labels), kept)

@@ -172,12 +172,27 @@ class ConvSpec:
 
 
 def chain_params(chain: Sequence[ConvSpec]) -> int:
-    """Number of weights of a chain of Convs, without the bias."""
+    """Number of weights of a chain of Convs, without the bias.
+
+    Args:
+        chain: the Convs, first to last.
+
+    >>> chain_params([ConvSpec.create((4, 8, 3, 1)), ConvSpec.create((16, 4, 1, 3))])
+    288
+    """
     return sum(link.params for link in chain)
 
 
 def chain_macs(chain: Sequence[ConvSpec], spatial: Spatial | None) -> float:
-    """Multiply-accumulates of a chain of Convs for one sample; sizes as in `link_macs`."""
+    """Multiply-accumulates of a chain of Convs for one sample.
+
+    Args:
+        chain: the Convs, first to last.
+        spatial: sizes of the spatial axes of its input, as in `link_macs`.
+
+    >>> chain_macs([ConvSpec.create((4, 8, 3, 1)), ConvSpec.create((16, 4, 1, 3))], (10, 10))
+    19968
+    """
     return sum(link_macs(chain, spatial))
 
 
@@ -186,6 +201,13 @@ def link_macs(chain: Sequence[ConvSpec], spatial: Spatial | None) -> list[float]
 
     With unknown sizes (None), those per position of a large input: borders are neglected, only strides
     count. Ratios of such numbers compare chains of one layer; they are not MACs of the layer.
+
+    Args:
+        chain: the Convs, first to last.
+        spatial: sizes of the spatial axes of the chain's input, () for a Gemm, None if unknown.
+
+    >>> link_macs([ConvSpec.create((4, 8, 3, 1)), ConvSpec.create((16, 4, 1, 3))], (10, 10))
+    [7680, 12288]
     """
     macs: list[float] = []
     density = 1.0

@@ -63,7 +63,7 @@ class Timed:
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """See the module.
+    """The time that a Conv takes on one machine, predicted from its shapes.
 
     Attributes:
         key: what it holds for: machine, provider, threads, ...; see `onnxlr.cost_model_files`.
@@ -73,6 +73,14 @@ class CostModel:
         coefficients: seconds for one unit of each term that is not free.
         error: median relative error on Convs that were held out; None if that was not measured.
         is_default: whether it was not measured on this machine.
+
+    >>> import onnxlr
+    >>> from onnxlr.conv import ConvSpec
+    >>> model = onnxlr.read_cost_model("onnxlr/cost_models/cpu-avx512.json")
+    >>> conv = ConvSpec.create((64, 64, 3, 3), pads=(1, 1, 1, 1))
+    >>> one, eight = (model.seconds(conv, (32, 32), batch) for batch in (1, 8))
+    >>> 6 < eight / one < 9
+    True
     """
 
     key: Mapping[str, str]
@@ -84,7 +92,7 @@ class CostModel:
     is_default: bool = False
 
     def seconds(self, conv: ConvSpec, spatial: Spatial, repeats: int) -> float:
-        """Time of one Conv.
+        """Time of one Conv, in seconds.
 
         Args:
             conv: the Conv; a Gemm has no spatial axes.

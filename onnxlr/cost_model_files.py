@@ -23,6 +23,7 @@ from onnxlr.gpu_state import GpuWatch
 from onnxlr.hardware import cpu_features, processor_name
 from onnxlr.parallel import available_cores
 from onnxlr.providers import CPU
+from onnxlr.regular_files import read_text
 from onnxlr.runtime import Device, ort_version
 from onnxlr.staging import staged_file
 
@@ -84,11 +85,22 @@ def find_cost_model(device: Device, threads: int, dtype: str = "float32") -> Cos
 def read_cost_model(path: str | os.PathLike[str]) -> CostModel:
     """Read a file of `write_cost_model`.
 
+    Args:
+        path: of the file.
+
+    Returns:
+        The model; it may be of another machine, which its `key` tells.
+
     Raises:
         DataError: there is no such file, or it is not a cost model.
+
+    >>> import onnxlr
+    >>> model = onnxlr.read_cost_model("onnxlr/cost_models/cpu-avx512.json")  # one of the defaults
+    >>> model.block, model.key["provider"]
+    (16, 'CPUExecutionProvider')
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        data = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: cannot be read as a cost model ({reason})") from error
@@ -118,6 +130,13 @@ def write_cost_model(model: CostModel, path: str | os.PathLike[str] | None = Non
 
     Raises:
         UsageError: it cannot be written there.
+
+    >>> import onnxlr, os, tempfile
+    >>> model = onnxlr.read_cost_model("onnxlr/cost_models/cpu.json")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = onnxlr.write_cost_model(model, os.path.join(folder, "device.json"))
+    ...     onnxlr.read_cost_model(path) == model
+    True
     """
     target = _cached(model.key) if path is None else Path(path)
     if path is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,16 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxlr.errors import DataError
+from onnxlr.regular_files import check_regular
 from onnxlr.runtime import Value
 
 __all__ = ["Feed", "Part", "has_arrays", "is_script", "load_arrays", "read_parts"]
 
 Feed = Mapping[str, NDArray[Any]]
+
+_MOST_UNPACKED = 2**30
+_MOST_TIMES = 100
+"""Bytes that a compressed file may unpack to, unless they are fewer times its size than this."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,13 +74,30 @@ def load_arrays(path: Path) -> NDArray[Any] | dict[str, NDArray[Any]]:
         DataError: the file is missing or damaged, or holds Python objects.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            return {name: np.asarray(loaded[name]) for name in loaded.files}
+        check_regular(path)
+        _refuse_bomb(path)
+        with path.open(
+            "rb"
+        ) as file:  # numpy leaves one that it opens itself open where an archive is damaged
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            with loaded:
+                return {name: np.asarray(loaded[name]) for name in loaded.files}
     except Exception as error:  # zipfile, numpy and the OS raise several kinds
         raise DataError(f"{path}: cannot be read as .npz or .npy ({error})") from error
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Raise ValueError for an archive that says that it unpacks to far more than it is."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > _MOST_UNPACKED and unpacked > _MOST_TIMES * path.stat().st_size:
+        raise ValueError(
+            f"it unpacks to {unpacked / 2**30:.1f} GiB, over {_MOST_TIMES} times its size; do not compress it"
+        )
 
 
 def _array_files(folder: Path) -> list[Path]:
@@ -107,6 +130,7 @@ def _read_folder(folder: Path, inputs: Sequence[Value]) -> Iterator[Part]:
 
 def _load_protobuf(path: Path) -> NDArray[Any]:
     try:
+        check_regular(path)
         tensor = onnx.load_tensor(path)
         return numpy_helper.to_array(tensor)
     except Exception as error:  # protobuf and onnx raise several kinds

@@ -43,6 +43,14 @@ def calibrate_device(
         UsageError: an argument is out of range.
         ProviderError: the device is not there.
         ModelError: ONNX Runtime fails, for example because it has no kernels for the type.
+
+    >>> import onnxlr
+    >>> model = onnxlr.calibrate_device(threads=1)  # doctest: +SKIP
+    >>> model.error < 0.15  # doctest: +SKIP
+    True
+    >>> onnxlr.calibrate_device(dtype="int8")
+    Traceback (most recent call last):
+    onnxlr.errors.UsageError: dtype must be one of float32, float16; got 'int8'
     """
     if dtype not in DTYPES:
         raise UsageError(f"dtype must be one of {', '.join(DTYPES)}; got '{dtype}'")

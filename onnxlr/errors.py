@@ -14,7 +14,18 @@ __all__ = [
 
 
 class OnnxlrError(Exception):
-    """Base class: one line that says what, where, and how to fix it."""
+    """Base class: one line that says what, where, and how to fix it.
+
+    Attributes:
+        exit_code: of the command line where this is raised: 1 to 4.
+
+    >>> import onnxlr
+    >>> try:
+    ...     onnxlr.plan("models/digits/digits.onnx", energy=2)
+    ... except onnxlr.OnnxlrError as error:
+    ...     print(error.exit_code, error)
+    2 energy is a fraction, 0 < energy <= 1; got 2
+    """
 
     exit_code: ClassVar[int] = 3
 

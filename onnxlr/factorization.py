@@ -99,6 +99,15 @@ def nearest(conv: ConvSpec, weight: Weight, scheme: Scheme, rank: Rank) -> tuple
 
     Returns:
         Ŵ of the shape of `weight`, and ‖D⁻¹(W − Ŵ)‖² / ‖D⁻¹W‖², D the norms of the rows of W.
+
+    References:
+        Those of the scheme. For `spatial`: Tai et al., arXiv 1511.06067, Theorem 1.
+
+    >>> from onnxlr.schemes import all_schemes
+    >>> conv, weight = ConvSpec.create((4, 4)), np.diag([3.0, 2.0, 1.0, 5.0])
+    >>> closest, error = nearest(conv, weight, all_schemes()["channel-out"], (3,))
+    >>> round(error, 6)  # all rows count alike
+    0.25
     """
     scaled, norms = _normalized(weight)
     factors = scheme.decompose(conv, scaled).factors(scaled, rank)
@@ -117,6 +126,10 @@ def balance(factors: Sequence[Array], chain: Sequence[ConvSpec]) -> list[Array]:
         factors: weights of the Convs of a chain: what axis 0 of each gives, axis 1 of the next one takes,
             group by group.
         chain: their shapes.
+
+    >>> links = ConvSpec.create((1, 1)), ConvSpec.create((1, 1))
+    >>> [factor.item() for factor in balance([np.array([[64.0]]), np.array([[1.0]])], links)]
+    [8.0, 8.0]
     """
     balanced = list(factors)
     for i in range(len(balanced) - 1):
@@ -137,6 +150,13 @@ def compose(factors: Sequence[NDArray[Any]], links: Sequence[ConvSpec], group: i
         factors: weights of the links.
         links: no axis has a kernel above 1 in two of them.
         group: groups of that Conv: every link has as many, times some of its own.
+
+    Returns:
+        In float64.
+
+    >>> links = ConvSpec.create((2, 3, 3, 1)), ConvSpec.create((4, 2, 1, 3))
+    >>> compose([np.ones(link.weight_shape) for link in links], links).shape
+    (4, 3, 3, 3)
     """
     if group > 1:
         parts = [np.split(factor, group) for factor in factors]

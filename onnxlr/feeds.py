@@ -7,8 +7,10 @@ either, an ONNX `test_data_set_*` folder, a folder of images (a model with one i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ from onnxlr.runtime import Value
 from onnxlr.sampling import Batching, joined, pick_evenly, pick_first
 
 __all__ = ["Feed", "Feeds", "batch_size", "load_feeds", "load_labels", "random_feeds"]
+
+_MOST = 2**30
+"""Numbers of an input that are drawn at most: 8 GiB while they are drawn."""
 
 _ASSUMED_SIZE = 224
 """Pixels along a symbolic spatial axis of an image input, where nothing else is known."""
@@ -53,7 +58,7 @@ def batch_size(feed: Feed) -> int:
 
 
 def load_feeds(
-    source: str,
+    source: str | os.PathLike[str],
     inputs: Sequence[Value],
     *,
     samples: int | None = None,
@@ -80,13 +85,13 @@ def load_feeds(
     for name, number in (("samples", samples), ("batch", batch)):
         if number is not None and number < 1:
             raise UsageError(f"{name} must be at least 1, got {number}")
-    batching = Batching.of(inputs, batch)
+    source, batching = os.fspath(source), Batching.of(inputs, batch)
     if Path(source).is_dir() and not has_arrays(Path(source)):
         return _load_images(source, inputs, images, samples, batching)
     return _load_arrays(source, inputs, samples, batching, finite)
 
 
-def load_labels(path: str) -> NDArray[np.int64]:
+def load_labels(path: str | os.PathLike[str]) -> NDArray[np.int64]:
     """Class numbers `(samples,)` from a .npy file.
 
     Raises:
@@ -114,7 +119,7 @@ def random_feeds(
         seed: of the random numbers.
 
     Raises:
-        UsageError: another symbolic dimension has no size.
+        UsageError: another symbolic dimension has no size, or the sizes are absurd.
     """
     rng = np.random.default_rng(seed)
     feed: dict[str, NDArray[Any]] = {}
@@ -123,6 +128,12 @@ def random_feeds(
         shape = _concrete_shape(value, (shapes or {}).get(value.name), samples)
         if any(not isinstance(size, int) for size in value.shape[2:]) and value.name not in (shapes or {}):
             assumed.append(f"{value.name} as {'×'.join(map(str, shape))}")
+        if prod(shape) > _MOST:
+            text = ",".join(map(str, shape))
+            raise UsageError(
+                f"input '{value.name}' of shape [{text}] is too large for random data; give --inputs, or"
+                f" --input-shape {value.name}:SIZES"
+            )
         if value.dtype.kind == "f":
             feed[value.name] = rng.standard_normal(shape).astype(value.dtype)
         else:

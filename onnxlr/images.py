@@ -41,6 +41,11 @@ class ImageOptions:
 
     Raises:
         UsageError: sizes or standard deviations are not positive, numbers not finite, the layout is unknown.
+
+    >>> import onnxlr
+    >>> images = onnxlr.ImageOptions((224, 224), mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+    >>> onnxlr.Calibration("photos/", images=images).images.size
+    (224, 224)
     """
 
     size: tuple[int, int] | None = None

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
-from typing import Any
+from functools import cached_property, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from onnxlr.analysis import analyse
 from onnxlr.calibration import Calibrator
 from onnxlr.calibration_data import Calibration
 from onnxlr.clock import Clock
+from onnxlr.damage import explained
 from onnxlr.errors import PlanError, UsageError
 from onnxlr.factorization import LayerWeights
 from onnxlr.inspection import Inspection, inspect_layers
@@ -43,6 +44,20 @@ _NOT_CALIBRATED = (
 
 
 _ALIGN = 8
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _explained(method: Callable[Concatenate[Job, P], R]) -> Callable[Concatenate[Job, P], R]:
+    """A method of a job whose unforeseen errors tell what is wrong with its model."""
+
+    @wraps(method)
+    def guarded(self: Job, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with explained(self.original):
+            return method(self, *args, **kwargs)
+
+    return guarded
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +145,14 @@ class Job:
         self._machine = machine or Machine()
         self._workers = workers
         self._progress = progress
-        self.prepared = model.with_proto(prepare(model.proto, str(model.folder)))
         self._weights = LayerWeights()
         self._calibrator: Calibrator | None = None
-        if calibration is not None:
-            self._calibrator = calibration.calibrator(self.prepared, workers, progress)
-        self._input_shapes = {**self._sizes_of_data(), **input_shapes}
-        self._found = self._analyse(self.prepared)
+        with explained(model):
+            self.prepared = model.with_proto(prepare(model.proto, str(model.folder)))
+            if calibration is not None:
+                self._calibrator = calibration.calibrator(self.prepared, workers, progress)
+            self._input_shapes = {**self._sizes_of_data(), **input_shapes}
+            self._found = self._analyse(self.prepared)
         self._judged: tuple[object, list[Prospect | Skipped], Judgement] | None = None
 
     @property
@@ -160,6 +176,7 @@ class Job:
         """Size of the original."""
         return ModelSize(count_macs(self._found), count_params(self.original))
 
+    @_explained
     def inspect(self, schemes: Mapping[str, Scheme], energies: Sequence[float], align: int) -> Inspection:
         """See `onnxlr.inspect`."""
         return inspect_layers(
@@ -186,6 +203,7 @@ class Job:
         clock = self._find_clock(selection)
         return selection.align or (_ALIGN if clock is None else clock.cost_model.block)
 
+    @_explained
     def plan(self, selection: Selection) -> Plan:
         """See `onnxlr.plan`."""
         clock = self._find_clock(selection)
@@ -248,6 +266,7 @@ class Job:
             map_in_order(lambda plan: self._apply(plan, share), plans, min(len(plans), self._workers))
         )
 
+    @_explained
     def _apply(self, plan: Plan, workers: int) -> Model:
         self.check(plan)
         fitted = self._fitted(self.replacements(plan), workers)
@@ -320,6 +339,7 @@ class Job:
         inside = [item for item in self._found if isinstance(item, Layer) and not item.key[0]]
         return inside[-1] if inside and not inside[-1].conv.kernel_shape else None
 
+    @_explained
     def totals(self, result: Model) -> Totals:
         """Count params, MACs and bytes of the original and of `result`, from their graphs."""
         # what was found in the prepared model is in the original: no pass changes what a layer multiplies

@@ -33,6 +33,12 @@ class GramFactorization:
         residuals: `(min(m, n) + 1,)`; entry r is the smallest possible ‖A − Â‖² at rank r,
             the sum of the discarded σ². Entry 0 is ‖A‖², the last is 0.
 
+    Raises:
+        numpy.linalg.LinAlgError: the matrix has values that are not finite.
+
+    References:
+        Eckart, Young: The approximation of one matrix by another of lower rank. Psychometrika 1, 1936.
+
     >>> g = GramFactorization(np.diag([3.0, 2.0, 1.0]))
     >>> g.residuals.round(12).tolist()
     [14.0, 5.0, 1.0, 0.0]
@@ -80,6 +86,19 @@ class Hosvd:
     Attributes:
         residuals: `(R1 + 1, R2 + 1)` for full ranks R1 of the second and R2 of the first mode: the exact
             ‖T − T̂‖² at every (r1, r2), not the bound. Both bases are kept at full rank for it.
+
+    References:
+        De Lathauwer, De Moor, Vandewalle: A multilinear singular value decomposition. SIAM J. Matrix Anal.
+        Appl. 21, 2000. Of Convs: Kim et al., arXiv 1511.06530.
+
+    >>> tensor = np.random.default_rng(0).standard_normal((6, 4, 9))
+    >>> hosvd = Hosvd(tensor)
+    >>> second, core, first = hosvd.factors(tensor, 2, 3)
+    >>> second.shape, core.shape, first.shape
+    ((4, 2), (3, 2, 9), (6, 3))
+    >>> nearest = np.einsum("ma,abk,nb->mnk", first, core, second)
+    >>> bool(np.isclose(np.square(tensor - nearest).sum(), hosvd.residuals[2, 3]))
+    True
     """
 
     def __init__(self, tensor: Matrix) -> None:
@@ -106,6 +125,12 @@ class Hosvd:
 
 def tail_sums(values: Float) -> Float:
     """Sums of what follows along the last axis: entry r is Σ values[r:], the last one is 0.
+
+    Args:
+        values: `(..., n)`.
+
+    Returns:
+        `(..., n + 1)`.
 
     >>> tail_sums(np.array([3.0, 2.0, 1.0])).tolist()
     [6.0, 3.0, 1.0, 0.0]

@@ -38,6 +38,10 @@ class Machine:
 
     Raises:
         UsageError: a value is out of range.
+
+    >>> import onnxlr
+    >>> onnxlr.Machine(cost_model="device.json", threads=1)
+    Machine(cost_model='device.json', device='auto', threads=1, batch=1)
     """
 
     cost_model: str | None = None

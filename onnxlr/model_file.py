@@ -20,8 +20,9 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from onnxlr.errors import ModelError
 from onnxlr.external_data import ExternalData, is_external, stored_bytes, take_in
+from onnxlr.regular_files import check_regular
 from onnxlr.spill import Spill
-from passes.graph import all_tensors
+from passes.graph import all_tensors, scopes
 
 __all__ = ["PROTOBUF_LIMIT", "Model", "load", "model_hash", "read_tensor"]
 
@@ -97,15 +98,27 @@ def load(source: str | os.PathLike[str] | ModelProto | Model) -> Model:
 
 
 def _read(path: Path) -> Model:
-    if not os.path.isfile(path):  # unlike Path.is_file, False for names that no file can have
-        raise ModelError(f"{path}: {'not a regular file' if os.path.exists(path) else 'no such file'}")
+    try:
+        check_regular(path)
+    except OSError as error:
+        raise ModelError(f"{path}: {error}") from error
     try:
         proto = onnx.load(path, load_external_data=False, format="protobuf")
     except (DecodeError, OSError) as error:
         raise ModelError(f"{path}: cannot be read as an ONNX model ({error})") from error
     if not proto.graph.node:
         raise ModelError(f"{path}: not an ONNX model, or one without nodes")
+    _check_names(proto, path)
     return Model(proto, path.parent, path.name, path)
+
+
+def _check_names(proto: ModelProto, path: Path) -> None:
+    """Protobuf gives names that are not UTF-8 as bytes, which nothing else expects."""
+    for scope in scopes(proto):
+        for node in scope.holder.node:
+            for name in (node.name, node.op_type, node.domain, *node.input, *node.output):
+                if not isinstance(name, str):
+                    raise ModelError(f"{path}: the name {name!r} is not UTF-8")
 
 
 def read_tensor(model: Model, tensor: TensorProto) -> NDArray[Any]:

@@ -165,11 +165,18 @@ def _shelved(state: Mapping[str, Any], shelf: Shelf) -> State:
     return {name: shelf.put(v) if isinstance(v, np.ndarray) else v for name, v in state.items()}
 
 
+_AXES = 8
+"""Entries of a vector up to which it may be a shape."""
+
+
 def _type_of(name: str, value: Any) -> TypeProto:
     """The type of a value that ONNX Runtime gave out."""
     if isinstance(value, np.ndarray):
         kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-        return helper.make_tensor_type_proto(kind, [None] * value.ndim)
+        # a short vector of whole numbers may be a shape: its length tells how many axes there are
+        is_shape = value.ndim == 1 and value.dtype.kind == "i" and value.size <= _AXES
+        sizes = value.shape if is_shape else [None] * value.ndim
+        return helper.make_tensor_type_proto(kind, sizes)
     if isinstance(value, list) and value and all(isinstance(entry, np.ndarray) for entry in value):
         return helper.make_sequence_type_proto(_type_of(name, value[0]))
     raise DataError(f"value '{name}' of type {type(value).__name__} cannot be fed to a part of the model")

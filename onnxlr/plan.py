@@ -6,11 +6,11 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from onnxlr.errors import PlanError
 from onnxlr.layer import Skipped
+from onnxlr.regular_files import read_text
 from onnxlr.schemes import Rank
 from onnxlr.staging import staged_file
 
@@ -74,7 +74,7 @@ class PlannedLayer:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """See the module.
+    """Which layer is factorized how; from `onnxlr.plan`, for `onnxlr.apply`.
 
     Attributes:
         model: `name` and `hash` of the model it was made for.
@@ -82,6 +82,11 @@ class Plan:
         layers: what to factorize, in graph order.
         skipped: what is left alone, and why.
         latency: of the whole model, on the machine in the settings; None if times were not asked for.
+
+    >>> import onnxlr
+    >>> plan = onnxlr.plan("models/digits/digits.onnx", energy=0.9, include="conv2")
+    >>> plan == onnxlr.Plan.from_dict(plan.to_dict())
+    True
     """
 
     model: Mapping[str, str]
@@ -181,11 +186,22 @@ def _check(value: Any, kind: type | tuple[type, ...], what: str) -> None:
 def read_plan(path: str | os.PathLike[str]) -> Plan:
     """Read a plan file.
 
+    Args:
+        path: of the file, as `write_plan` or a person wrote it.
+
+    Returns:
+        The plan; whether it fits a model is seen when it is applied.
+
     Raises:
         PlanError: there is no such file, or it is not a plan.
+
+    >>> import onnxlr
+    >>> onnxlr.read_plan("no/such/plan.json")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    onnxlr.errors.PlanError: no/such/plan.json: cannot be read as a plan ...
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        data = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise PlanError(f"{path}: cannot be read as a plan ({error})") from error
     if not isinstance(data, dict):
@@ -197,6 +213,22 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
 
 
 def write_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
-    """Write a plan file, whole or not at all."""
+    """Write a plan file, whole or not at all.
+
+    Args:
+        plan: of `onnxlr.plan`.
+        path: of the file; one that is there is replaced.
+
+    Raises:
+        UsageError: it cannot be written there.
+
+    >>> import onnxlr, os, tempfile
+    >>> plan = onnxlr.plan("models/digits/digits.onnx", energy=0.9)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "plan.json")
+    ...     onnxlr.write_plan(plan, path)
+    ...     onnxlr.read_plan(path) == plan
+    True
+    """
     with staged_file(path) as file:
         file.write(json.dumps(plan.to_dict(), indent=2).encode() + b"\n")

@@ -270,11 +270,26 @@ def principal_components(weight: Float, covariance: Float, count: int) -> Float:
         weight: `(M, D)`.
         covariance: `(D, D)`, of x.
         count: 1 to M.
+
+    References:
+        Izenman: Reduced-rank regression for the multivariate linear model. J. Multivariate Anal. 5, 1975.
+
+    >>> weight, covariance = np.eye(3), np.diag([1.0, 9.0, 4.0])
+    >>> np.abs(principal_components(weight, covariance, 2)).round(6).tolist()
+    [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
     """
     raised = weight @ covariance @ weight.T + _FLOOR * mean_variance(covariance) * (weight @ weight.T)
     return leading_vectors(raised, count)
 
 
 def leading_vectors(matrix: Float, count: int) -> Float:
-    """Eigenvectors `(n, count)` of the largest eigenvalues of a symmetric matrix, largest first."""
+    """Eigenvectors `(n, count)` of the largest eigenvalues of a symmetric matrix, largest first.
+
+    Args:
+        matrix: `(n, n)`, finite.
+        count: 1 to n.
+
+    >>> np.abs(leading_vectors(np.diag([1.0, 3.0, 2.0]), 1)).round(6).tolist()
+    [[0.0], [1.0], [0.0]]
+    """
     return np.ascontiguousarray(TridiagonalForm(matrix.copy()).leading_vectors(count))

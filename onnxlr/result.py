@@ -50,6 +50,12 @@ class Result:
 
         Raises:
             UsageError: it cannot be written there, or is too large for one file.
+
+        >>> import onnxlr, os, tempfile
+        >>> result = onnxlr.optimize("models/digits/digits.onnx", energy=0.9, checks=None)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     [path.name for path in result.save(os.path.join(folder, "smaller.onnx"))]
+        ['smaller.onnx']
         """
         return save(self.loaded, path, external_data)
 

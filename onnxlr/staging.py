@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from onnxlr.errors import UsageError
 
-__all__ = ["flush", "flush_folder", "staged_file", "staging_folder"]
+__all__ = ["check_replaceable", "flush", "flush_folder", "staged_file", "staging_folder"]
 
 
 @contextmanager
@@ -38,8 +38,7 @@ def staging_folder(target: Path) -> Iterator[Path]:
     Raises:
         UsageError: the target cannot be written there; also for any OSError within the block.
     """
-    if os.path.isdir(target) or not target.name:  # unlike Path.is_dir, False for names that no file can have
-        raise UsageError(f"{target}: is a folder; name a file")
+    check_replaceable(target)
     try:
         stage = Path(tempfile.mkdtemp(prefix=".onnxlr-", dir=target.parent))
         try:
@@ -48,6 +47,15 @@ def staging_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(stage, ignore_errors=True)
     except OSError as error:
         raise UsageError(f"{target}: cannot write there ({error.strerror or error})") from error
+
+
+def check_replaceable(target: Path) -> None:
+    """Raise UsageError for what a file must not take the place of: a folder, a device, a pipe."""
+    if os.path.isdir(target) or not target.name:  # unlike Path.is_dir, False for names that no file can have
+        raise UsageError(f"{target}: is a folder; name a file")
+    is_system = f"{os.path.realpath(target.parent)}/".startswith("/proc/") or str(target.parent) == "/dev"
+    if os.path.exists(target) and (is_system or not os.path.isfile(target)):
+        raise UsageError(f"{target}: is not a regular file; name one")
 
 
 def flush(file: BinaryIO) -> None:

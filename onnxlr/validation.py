@@ -56,9 +56,13 @@ class Limits:
     """What the outputs must keep to; None: no limit. NaN and infinities in the result alone always fail.
 
     Attributes:
-        max_rel_l2: largest relative L2 error.
-        min_agreement: least top-1 agreement.
+        max_rel_l2: largest relative L2 error ‖y − ŷ‖ / ‖y‖ of any output, at least 0.
+        min_agreement: least top-1 agreement, a fraction of the samples.
         max_drop: largest loss of top-1 accuracy, as a fraction: `top1_before` − `top1_after`.
+
+    >>> import onnxlr
+    >>> onnxlr.Limits(max_drop=0.01)  # one point in a hundred
+    Limits(max_rel_l2=None, min_agreement=None, max_drop=0.01)
     """
 
     max_rel_l2: float | None = None

@@ -121,16 +121,23 @@ def count_reads(holder: GraphProto | FunctionProto) -> Counter[str]:
     """How often each value is read: by nodes, by bodies of nodes, and as an output."""
     reads = Counter(value if isinstance(value, str) else value.name for value in holder.output)
     for node in holder.node:
-        reads.update(reads_of(node))
+        _add_reads(reads, node)
     return reads
 
 
 def reads_of(node: NodeProto) -> Counter[str]:
     """How often a node and its bodies read each value."""
-    reads = Counter(name for name in node.input if name)
+    reads: Counter[str] = Counter()
+    _add_reads(reads, node)
+    return reads
+
+
+def _add_reads(reads: Counter[str], node: NodeProto) -> None:
+    for name in node.input:
+        if name:
+            reads[name] += 1  # one counter for all: graphs may have a hundred thousand nodes
     for body in subgraphs(node):
         reads.update(count_reads(body))
-    return reads
 
 
 def all_tensors(model: ModelProto) -> Iterator[TensorProto]:

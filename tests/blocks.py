@@ -15,7 +15,9 @@ __all__ = ["ROOT", "Block", "prepare", "read_blocks", "run", "run_block"]
 ROOT = Path(__file__).parent.parent
 
 _BLOCK = re.compile(
-    r"^(?:<!-- output: (?P<source>[^>]+) -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.M | re.S
+    r"^(?:<!-- (?:output|file): (?P<source>[^>]+) -->\n)?"
+    r"(?P<fence>`{3,})(?P<kind>[^`\n]*)\n(?P<text>.*?)^(?P=fence)$",
+    re.M | re.S,
 )
 
 
@@ -24,9 +26,9 @@ class Block:
     """A fenced block.
 
     Attributes:
-        kind: sh, python, or text.
+        kind: what stands behind the fence: sh, python, text, and the like.
         text: what is in it, with the last line's end.
-        source: what printed the text, where a comment before the block says so.
+        source: what printed it, or the file that it stands in, where a comment before the block says so.
     """
 
     kind: str
@@ -38,9 +40,13 @@ class Block:
 
 
 def read_blocks(path: str) -> list[Block]:
-    """All blocks of a file of the repository, in order."""
+    """All blocks of a file of the repository, in order; none is missed."""
     text = (ROOT / path).read_text(encoding="utf-8")
-    return [Block(found["kind"], found["text"], found["source"]) for found in _BLOCK.finditer(text)]
+    blocks = [Block(found["kind"], found["text"], found["source"]) for found in _BLOCK.finditer(text)]
+    fences = len(re.findall(r"^\s*```", text, re.M))
+    inner = sum(len(re.findall(r"^\s*```", block.text, re.M)) for block in blocks)
+    assert fences == 2 * len(blocks) + inner, f"{path}: a block is indented, or does not end"
+    return blocks
 
 
 def run(command: list[str], folder: Path, **environment: str) -> str:

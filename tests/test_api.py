@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from onnx import ModelProto, helper
 
 import onnxlr
 from onnxlr.plan import PlannedLayer
+from onnxlr.report import to_json
 from tests.builders import conv_model, initializers, make_model, relative_error, run, weight
 
 ROOT = Path(__file__).parent.parent
@@ -315,3 +317,34 @@ def test_a_model_that_cannot_be_run_is_optimized_and_says_so() -> None:
 def test_what_only_a_run_can_tell_is_then_an_error(run_it: Any) -> None:
     with pytest.raises(onnxlr.ModelError, match="ONNX Runtime"):
         run_it(with_custom_operator())
+
+
+def test_paths_are_data(tmp_path: Path) -> None:
+    """As well as texts: to calibrate on, to check on, and in the report."""
+    model = conv_model(weight(16, 16, 3, 3), bias=False)
+    path = tmp_path / "x.npz"
+    np.savez(path, x=np.random.default_rng(0).standard_normal((8, 16, 11, 13)).astype(np.float32))
+    checks = onnxlr.Checks(path, latency_seconds=0)
+    result = onnxlr.optimize(model, energy=0.5, align=1, calibration=path, checks=checks)
+    assert json.loads(to_json(result.report.to_dict()))["settings"]["checks"]["inputs"] == str(path)
+    assert (
+        onnxlr.plan(model, energy=0.5, align=1, calibration=onnxlr.Calibration(path)).layers
+        == result.plan.layers
+    )
+
+
+@pytest.mark.parametrize("reversed_order", [False, True])
+def test_a_candidate_that_fixes_the_batch(tmp_path: Path, reversed_order: bool) -> None:
+    """Data are cut to what both take, whichever comes first."""
+    w = weight(16, 16, 3, 3)
+    models = [conv_model(w), conv_model(w)]
+    for value in (*models[1].graph.input, *models[1].graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    path = tmp_path / "x.npz"
+    np.savez(path, x=np.random.default_rng(0).standard_normal((5, 16, 11, 13)).astype(np.float32))
+    first, second = models[::-1] if reversed_order else models
+    for checks in (onnxlr.Checks(path, latency_seconds=0.01), onnxlr.Checks(latency_seconds=0)):
+        validation = onnxlr.validate(first, second, checks).validation
+        assert validation is not None
+        assert validation.outputs[0].rel_l2 == 0
+        assert validation.samples == (5 if checks.inputs else 1)

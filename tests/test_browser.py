@@ -49,7 +49,14 @@ document.body.append(out);
 def browse(page: Path, *options: str) -> tuple[str, list[str]]:
     """The document as the browser has it after loading, and what was written to its console."""
     assert BROWSER is not None
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        "--dump-dom",
+    ]
     done = subprocess.run(
         [*command, *options, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )

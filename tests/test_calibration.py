@@ -11,6 +11,7 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper
 from threadpoolctl import threadpool_limits
 
+import onnxlr
 from onnxlr import calibration as calibration_module
 from onnxlr import calibration_data
 from onnxlr import positions as positions_module
@@ -838,3 +839,26 @@ def test_fitting_takes_cuda_where_tensorrt_is_asked_for(
         Model(model), workers=1, progress=no_progress
     )
     assert asked == ["cuda"]
+
+
+def test_sizes_that_are_computed_between_layers(tmp_path: Path) -> None:
+    """A Resize to the size of an earlier value: the vector that enters a part of the model has a length."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"], "first", pads=[1] * 4),
+        helper.make_node("Shape", ["a"], ["sa"]),
+        helper.make_node("Slice", ["sa", "two", "four"], ["hw"]),
+        helper.make_node("Conv", ["a", "w1"], ["b"], "second", strides=[2, 2], pads=[1] * 4),
+        helper.make_node("Shape", ["b"], ["sb"]),
+        helper.make_node("Slice", ["sb", "zero", "two"], ["nc"]),
+        helper.make_node("Concat", ["nc", "hw"], ["z"], axis=0),
+        helper.make_node("Resize", ["b", "", "", "z"], ["u"], mode="linear"),
+        helper.make_node("Conv", ["u", "w2"], ["y"], "third", pads=[1] * 4),
+    ]
+    ends = {name: np.array([value], np.int64) for name, value in (("zero", 0), ("two", 2), ("four", 4))}
+    convs = {"w0": weight(32, 8, 3, 3), "w1": weight(32, 32, 3, 3), "w2": weight(32, 32, 3, 3)}
+    model = make_model(nodes, {"x": ["N", 8, "H", "W"]}, ["y"], {**convs, **ends})
+    path = tmp_path / "x.npz"
+    np.savez(path, x=np.random.default_rng(0).standard_normal((4, 8, 12, 12)).astype(np.float32))
+    plan = onnxlr.plan(model, energy=0.5, align=1, calibration=path)
+    assert {layer.name for layer in plan.layers} >= {"second", "third"}
+    assert all(layer.judged_by == "outputs" for layer in plan.layers)

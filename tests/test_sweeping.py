@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 import pytest
 from onnx import helper
 
@@ -24,7 +23,7 @@ from onnxlr.report.plot import Line, Panel, draw
 from onnxlr.report.points import SweepPoint
 from onnxlr.sweeping import find_targets
 from onnxlr.validation import OutputDifference, Validation
-from tests.blocks import ROOT, Block, prepare, read_blocks, run_block
+from tests.blocks import ROOT
 from tests.builders import conv_model, one_line, weight
 from tests.classifier import Data, classifier, decaying, write_data
 
@@ -377,22 +376,3 @@ def test_accuracy_is_that_of_the_output_that_has_one(curve: onnxlr.Sweep) -> Non
     )
     point = dataclasses.replace(curve.points[0], validation=Validation(outputs, "", 1, ()))
     assert (point.top1, point.agreement) == (0.9, 0.5)
-
-
-DOCS = [block for block in read_blocks("docs/sweep.md") if block.kind != "text"]
-
-
-@pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the docs' reader stands, with an eighth of the data."""
-    folder = prepare(tmp_path_factory.mktemp("docs"))
-    np.savez(folder / "test.npz", image=np.load(folder / "test.npz")["image"][::8])
-    np.save(folder / "test_labels.npy", np.load(folder / "test_labels.npy")[::8])
-    return folder
-
-
-@pytest.mark.parametrize("block", DOCS, ids=str)
-def test_docs(block: Block, reader: Path) -> None:
-    """All blocks run, in order; without calibration, which takes minutes."""
-    quick = block.text.replace(" --calibration calibration.npz", "")
-    assert run_block(dataclasses.replace(block, text=quick), reader)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxlr.errors import UsageError
+from onnxlr.regular_files import read_text
 
 __all__ = ["BatchJob", "read_jobs"]
 
@@ -63,7 +64,7 @@ def read_jobs(source: str, options: Sequence[str] = ()) -> list[BatchJob]:
 
 def _from_toml(path: Path, options: Sequence[str]) -> Iterator[BatchJob]:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read as TOML ({error})") from error
     unknown = data.keys() - {"defaults", "jobs"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +19,7 @@ from onnxlr.parallel import Progress
 from onnxlr.report import REPORT_FILES, check_report_name, to_json, write_report
 from onnxlr.report.table import render_report
 from onnxlr.result import Result
+from onnxlr.staging import check_replaceable
 
 __all__ = [
     "check_reports",
@@ -46,6 +47,33 @@ def _is_quiet() -> bool:
     return context is not None and bool(context.meta.get(_QUIET))
 
 
+@contextmanager
+def _warnings_last() -> Iterator[None]:
+    """Warnings of a command on stderr when it is done; where it fails, the error alone is told."""
+    kept = _Kept()
+    logger = logging.getLogger()
+    logger.addHandler(kept)
+    logging.captureWarnings(capture=True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(capture=False)
+        logger.removeHandler(kept)
+    for line in dict.fromkeys(kept.lines):
+        tell(line, err=True)
+
+
+class _Kept(logging.Handler):
+    """Keeps what is logged from warnings on."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(" ".join(record.getMessage().split()))
+
+
 class _Group(click.Group):
     """Turns onnxlr's errors into one line on stderr and their exit code, and completes its commands."""
 
@@ -62,7 +90,8 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _warnings_last():
+                return super().invoke(ctx)
         except OnnxlrError as error:
             raise _Failure(error) from error
 
@@ -101,8 +130,7 @@ def check_target(path: Path) -> None:
     """Refuse a target that cannot be written, before any work is done."""
     if not path.parent.is_dir():
         raise UsageError(f"{path}: the folder {path.parent} does not exist")
-    if os.path.isdir(path):  # unlike Path.is_dir, False for names that no file can have
-        raise UsageError(f"{path}: is a folder; name a file")
+    check_replaceable(path)
 
 
 def tell(text: str, err: bool = False) -> None:

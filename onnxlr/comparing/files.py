@@ -18,8 +18,19 @@ COMPARISON_FILES = (".json", ".html")
 def write_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> None:
     """Write a comparison as .json or .html, whole or not at all.
 
+    Args:
+        comparison: of `onnxlr.compare`.
+        path: of the file; what its name ends in decides what is written.
+
     Raises:
         UsageError: the kind is not known, or the folder cannot be written to.
+
+    >>> import onnxlr, os, tempfile
+    >>> found = onnxlr.compare(["models/digits/digits.onnx"] * 2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     onnxlr.write_comparison(found, os.path.join(folder, "comparison.json"))
+    ...     os.listdir(folder)
+    ['comparison.json']
     """
     check_report_name(path, COMPARISON_FILES)
     if Path(path).suffix == ".html":

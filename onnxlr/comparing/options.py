@@ -33,6 +33,12 @@ class CompareOptions:
 
     Raises:
         UsageError: the tolerance is negative, or a layout has no channels.
+
+    >>> import onnxlr
+    >>> options = onnxlr.CompareOptions(mapping={"image": "x"}, layouts={"x": "NHWC"}, tolerance=1e-3)
+    >>> onnxlr.CompareOptions(layouts={"x": "HW"})
+    Traceback (most recent call last):
+    onnxlr.errors.UsageError: layout of 'x': 'HW' is not like NCHW or NHWC
     """
 
     inputs: str | None = None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxlr.errors import DataError
+from onnxlr.regular_files import read_text
 from onnxlr.report.plot import Line, Panel
 from onnxlr.validation import OutputDifference
 
@@ -90,7 +91,7 @@ def read_curve(folder: str | os.PathLike[str], model: Mapping[str, str]) -> Trad
     """
     path = Path(folder) / "sweep.json"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path))
         of, curve = dict(data["model"]), TradeOff.from_dict(data["curve"])
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as what `onnxlr sweep` writes ({error})") from error

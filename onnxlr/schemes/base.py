@@ -69,30 +69,66 @@ class Scheme(ABC):
     A subclass splits ungrouped Convs. A grouped Conv is as many of them side by side, so it becomes the chain
     of grouped Convs in which each group has its own factors, of one shared rank. If the scheme is the global
     optimum for one group, this is the global optimum over all such grouped chains: their errors add up.
+
+    >>> import numpy as np
+    >>> from onnxlr.conv import ConvSpec
+    >>> from onnxlr.schemes import all_schemes
+    >>> spatial, conv = all_schemes()["spatial"], ConvSpec.create((16, 8, 3, 3), pads=(1, 1, 1, 1))
+    >>> spatial.max_rank(conv), [link.weight_shape for link in spatial.chain(conv, (4,))]
+    ((24,), [(4, 8, 3, 1), (16, 4, 1, 3)])
+    >>> weight = np.random.default_rng(0).standard_normal(conv.weight_shape)
+    >>> decomposition = spatial.decompose(conv, weight)
+    >>> decomposition.residuals.shape, bool(np.isclose(decomposition.residuals[0], np.square(weight).sum()))
+    ((25,), True)
+    >>> [factor.shape for factor in decomposition.factors(weight, (4,))]
+    [(4, 8, 3, 1), (16, 4, 1, 3)]
     """
 
     name: str
     """What the command line and the plan call it."""
 
     def efficiency(self, conv: ConvSpec) -> float:
-        """Speed-up over the original divided by the ratio of MACs, measured in ONNX Runtime."""
+        """Speed-up over the original divided by the ratio of MACs, measured in ONNX Runtime.
+
+        Args:
+            conv: the layer.
+        """
         return 1.0
 
     def refuses(self, conv: ConvSpec) -> str | None:
-        """Why this scheme cannot split `conv`, or None if it can."""
+        """Why this scheme cannot split `conv`, or None if it can.
+
+        Args:
+            conv: the layer, with all its groups.
+        """
         return self._refuses(conv.one_group())
 
     def max_rank(self, conv: ConvSpec) -> Rank:
-        """Full rank: the chain then computes exactly what the Conv does."""
+        """Full rank: the chain then computes exactly what the Conv does, up to rounding.
+
+        Args:
+            conv: a layer that is not refused.
+        """
         return self._max_rank(conv.one_group())
 
     def chain(self, conv: ConvSpec, rank: Rank) -> tuple[ConvSpec, ...]:
-        """The Convs that replace `conv`; a rank entry is a number of channels, in each group, between two."""
+        """The Convs that replace `conv`, first to last.
+
+        Args:
+            conv: a layer that is not refused.
+            rank: each entry from 1 to that of `max_rank`: a number of channels, in each group, between two
+                Convs.
+        """
         links = self._chain(conv.one_group(), rank)
         return links if conv.group == 1 else tuple(link.times(conv.group) for link in links)
 
     def decompose(self, conv: ConvSpec, weight: Weight) -> Decomposition:
-        """Analyse the weight: see `Decomposition`."""
+        """Analyse the weight: see `Decomposition`.
+
+        Args:
+            conv: a layer that is not refused.
+            weight: `(M, C / group, *kernel_shape)`, finite.
+        """
         if conv.group == 1:
             return self._decompose(conv, weight)
         one = conv.one_group()

@@ -29,7 +29,11 @@ __all__ = ["ChannelIn"]
 
 
 class ChannelIn(Scheme):
-    """See the module."""
+    """See the module.
+
+    >>> [link.weight_shape for link in ChannelIn().chain(ConvSpec.create((8, 16, 3, 3)), (4,))]
+    [(4, 16, 1, 1), (8, 4, 3, 3)]
+    """
 
     name = "channel-in"
 

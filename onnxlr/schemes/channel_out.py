@@ -29,7 +29,11 @@ __all__ = ["ChannelOut", "OutputUnfolding", "pointwise_efficiency", "refuse_one_
 
 
 class ChannelOut(Scheme):
-    """See the module."""
+    """See the module.
+
+    >>> [link.weight_shape for link in ChannelOut().chain(ConvSpec.create((16, 8, 3, 3)), (4,))]
+    [(4, 8, 3, 3), (16, 4, 1, 1)]
+    """
 
     name = "channel-out"
 

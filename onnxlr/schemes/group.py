@@ -36,6 +36,9 @@ class Group(Scheme):
 
     Args:
         groups: g.
+
+    >>> [(link.weight_shape, link.group) for link in Group(2).chain(ConvSpec.create((8, 16, 3, 3)), (3,))]
+    [((6, 8, 3, 3), 2), ((8, 6, 1, 1), 1)]
     """
 
     def __init__(self, groups: int) -> None:

@@ -46,7 +46,11 @@ Axes = tuple[int, ...]
 
 
 class Spatial(Scheme):
-    """See the module."""
+    """See the module.
+
+    >>> [link.weight_shape for link in Spatial().chain(ConvSpec.create((16, 8, 3, 3)), (4,))]
+    [(4, 8, 3, 1), (16, 4, 1, 3)]
+    """
 
     name = "spatial"
 

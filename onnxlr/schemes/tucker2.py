@@ -29,7 +29,11 @@ __all__ = ["Tucker2"]
 
 
 class Tucker2(Scheme):
-    """See the module."""
+    """See the module.
+
+    >>> [link.weight_shape for link in Tucker2().chain(ConvSpec.create((16, 8, 3, 3)), (4, 6))]
+    [(4, 8, 1, 1), (6, 4, 3, 3), (16, 6, 1, 1)]
+    """
 
     name = "tucker2"
 

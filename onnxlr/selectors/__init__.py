@@ -24,7 +24,11 @@ __all__ = [
 
 @cache
 def all_selectors() -> Mapping[str, type[RankSelector]]:
-    """Every selector's class by its name."""
+    """Every selector's class by its name.
+
+    >>> sorted(all_selectors())
+    ['energy', 'evbmf', 'target-latency', 'target-macs', 'target-params']
+    """
     modules = (importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
     found = [module.Selector for module in modules if hasattr(module, "Selector")]
     return MappingProxyType({selector.name: selector for selector in found})

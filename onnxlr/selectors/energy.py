@@ -22,7 +22,18 @@ __all__ = ["Selector", "keeps_energy"]
 
 
 def keeps_energy(candidate: Candidate, energy: float) -> NDArray[np.bool_]:
-    """`(len(candidate.ranks),)`: which ranks keep `energy`; at 1 only full rank does."""
+    """`(len(candidate.ranks),)`: which ranks keep `energy`; at 1 only full rank does.
+
+    Args:
+        candidate: one scheme for one layer.
+        energy: a fraction, 0 < energy ≤ 1.
+
+    >>> error = np.array([0.3, 0.1, 0.0])
+    >>> ones = np.ones(3)
+    >>> offer = Candidate("conv", "spatial", ((8,), (16,), (24,)), ones, ones, ones, error, 0.9, ())
+    >>> keeps_energy(offer, 0.9).tolist()
+    [False, True, True]
+    """
     return candidate.error <= (1 - energy) * (1 + 1e-9)  # so that 0.1 is within 1 - 0.9
 
 
@@ -31,6 +42,11 @@ class Selector:
 
     Args:
         value: the fraction of each weight's energy ‖W‖² to keep, 0 < value ≤ 1.
+
+    >>> import onnxlr
+    >>> rule = Selector(0.9)  # as energy=0.9
+    >>> onnxlr.plan("models/digits/digits.onnx", selector=rule, include="conv2").layers[0].rank
+    (16, 16)
     """
 
     name = "energy"

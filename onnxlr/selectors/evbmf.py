@@ -46,6 +46,10 @@ class Selector:
 
     Args:
         value: 1: it is on.
+
+    >>> import onnxlr
+    >>> onnxlr.plan("models/digits/digits.onnx", selector=Selector()).settings["evbmf"]
+    1.0
     """
 
     name = "evbmf"
@@ -95,6 +99,11 @@ def evbmf_rank(spectrum: Float, columns: int) -> int:
     Args:
         spectrum: `(L,)`, σ² of an L × M matrix, largest first.
         columns: M, at least L.
+
+    References:
+        Nakajima, Sugiyama, Babacan, Tomioka: Global analytic solution of fully-observed variational Bayesian
+        matrix factorization. JMLR 14, 2013; and, with an unknown variance, JMLR 16, 2015. For Convs: Kim et
+        al., arXiv 1511.06530.
 
     >>> evbmf_rank(np.array([900.0, 400.0, 1.1, 1.0, 0.9, 0.8, 0.7]), 10)
     2

@@ -55,8 +55,17 @@ _log = logging.getLogger(__name__)
 def solve(menus: Sequence[Menu], budget: int) -> list[int]:
     """Position of the option to take from each menu; of options that are equal the first.
 
+    Args:
+        menus: one a layer: costs, integers in the unit of the budget, and losses, at least 0.
+        budget: what the costs of the options that are taken may sum up to.
+
     Raises:
         ValueError: the cheapest options do not fit into the budget.
+
+    >>> first = Menu(np.array([10, 4]), np.array([0.0, 1.0]))
+    >>> second = Menu(np.array([10, 5, 2]), np.array([0.0, 0.2, 3.0]))
+    >>> solve([first, second], 15)
+    [0, 1]
     """
     lowest = sum(int(menu.costs.min()) for menu in menus)
     if lowest > budget:

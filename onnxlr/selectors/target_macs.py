@@ -23,7 +23,8 @@ class Selector(BudgetSelector):
         """See `BudgetSelector`."""
         if size.macs is None:
             raise UsageError(
-                f"{self.name}: MACs are unknown, as sizes of the model's inputs are; give --input-shape"
+                f"{self.name}: MACs are unknown, as sizes are: give --input-shape; where the model computes"
+                " sizes itself, fix them first (onnxsim does), or take --target-params"
             )
         return round(size.macs)
 
