@@ -17,7 +17,7 @@ from onnxlr.model_writing import check
 from onnxlr.parallel import Progress
 from onnxlr.profiling import measure_layers
 from onnxlr.providers import CPU, TENSORRT, Device, GpuOptions
-from onnxlr.runtime import Session, Value, find_device
+from onnxlr.runtime import DEVICES, Session, Value, find_device
 from onnxlr.timing import Timer, TimingOptions, timing_feeds
 from onnxlr.validation import Expected, Limits, Validation, compare_outputs
 from passes.graph import Key, scopes
@@ -49,8 +49,8 @@ class Checks:
             at the first batch size; None: no limit.
 
     Raises:
-        UsageError: a limit needs labels or timing, and there are none; or a batch size is below 1 or there
-            twice.
+        UsageError: a limit needs labels or timing, and there are none; a batch size is below 1 or there
+            twice; there is no such device; or a number is negative.
 
     >>> import onnxlr
     >>> checks = onnxlr.Checks("test.npz", "labels.npy", limits=onnxlr.Limits(max_drop=0.01), batches=(1, 8))
@@ -77,6 +77,10 @@ class Checks:
         for name in ("inputs", "labels"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else os.fspath(value))
+        if self.device not in DEVICES:
+            raise UsageError(f"device must be one of {', '.join(DEVICES)}; got '{self.device}'")
+        if self.threads < 0 or not self.latency_seconds >= 0:
+            raise UsageError("threads and latency_seconds must not be negative")
         if self.limits.max_drop is not None and self.labels is None:
             raise UsageError("max-drop needs labels: give --labels with --inputs")
         if self.require_speedup is not None and self.latency_seconds <= 0:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from onnxlr.errors import UsageError
 from onnxlr.factorization import LayerWeights
 from onnxlr.judging import judge_weights
 from onnxlr.layer import Layer, Skipped
@@ -76,7 +77,12 @@ def inspect_layers(
         energies: fractions of ‖W‖² to keep.
         workers: number of cores to use.
         progress: told the number of layers analysed.
+
+    Raises:
+        UsageError: an energy is out of range.
     """
+    if not all(0 < energy <= 1 for energy in energies):
+        raise UsageError(f"energies are fractions, 0 < energy ≤ 1; got {list(energies)}")
     judgement = judge_weights(found, weights, workers, progress)
     prospects = [item for item in found if isinstance(item, Prospect)]
     inspected = (_inspect_layer(item.layer, judgement.candidates(item), energies) for item in prospects)

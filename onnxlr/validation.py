@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlr.errors import DataError, ModelError
+from onnxlr.errors import DataError, ModelError, UsageError
 from onnxlr.feeds import Feed, Feeds, batch_size
 from onnxlr.runtime import Session
 from onnxlr.shelf import Shelf
@@ -60,6 +60,9 @@ class Limits:
         min_agreement: least top-1 agreement, a fraction of the samples.
         max_drop: largest loss of top-1 accuracy, as a fraction: `top1_before` − `top1_after`.
 
+    Raises:
+        UsageError: a limit is out of range.
+
     >>> import onnxlr
     >>> onnxlr.Limits(max_drop=0.01)  # one point in a hundred
     Limits(max_rel_l2=None, min_agreement=None, max_drop=0.01)
@@ -68,6 +71,14 @@ class Limits:
     max_rel_l2: float | None = None
     min_agreement: float | None = None
     max_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_rel_l2 is not None and self.max_rel_l2 < 0:  # NaN is a limit that nothing keeps
+            raise UsageError(f"max_rel_l2 must be at least 0, got {self.max_rel_l2}")
+        if self.min_agreement is not None and (self.min_agreement < 0 or self.min_agreement > 1):
+            raise UsageError(f"min_agreement is a fraction, from 0 to 1; got {self.min_agreement}")
+        if self.max_drop is not None and abs(self.max_drop) > 1:  # below 0 a gain is asked for
+            raise UsageError(f"max_drop is a fraction, up to 1; got {self.max_drop}")
 
     def violations(self, outputs: Sequence[OutputDifference]) -> list[str]:
         """One line for every limit that an output breaks, or that cannot be measured."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from onnx import ModelProto, helper
 import onnxlr
 from onnxlr.plan import PlannedLayer
 from onnxlr.report import to_json
-from tests.builders import conv_model, initializers, make_model, relative_error, run, weight
+from tests.builders import conv_model, initializers, make_model, one_line, relative_error, run, weight
 
 ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "models/digits/digits.onnx"
@@ -348,3 +349,23 @@ def test_a_candidate_that_fixes_the_batch(tmp_path: Path, reversed_order: bool) 
         assert validation is not None
         assert validation.outputs[0].rel_l2 == 0
         assert validation.samples == (5 if checks.inputs else 1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: onnxlr.inspect(network(), energies=[2.0]),
+        lambda: onnxlr.inspect(network(), energies=[0.5, -1.0]),
+        lambda: onnxlr.Checks(device="tpu"),
+        lambda: onnxlr.Checks(threads=-1),
+        lambda: onnxlr.Checks(latency_seconds=-1),
+        lambda: onnxlr.Calibration("x.npz", device="tpu"),
+        lambda: onnxlr.Limits(max_rel_l2=-0.1),
+        lambda: onnxlr.Limits(min_agreement=1.1),
+        lambda: onnxlr.Limits(max_drop=1.1),
+    ],
+)
+def test_numbers_out_of_range(make: Callable[[], object]) -> None:
+    with pytest.raises(onnxlr.UsageError) as error:
+        make()
+    one_line(error)

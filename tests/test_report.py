@@ -262,7 +262,7 @@ def test_inspection_fits() -> None:
         "2048×2048",
         "channel_out",
         "0.99",
-        "1 layers, 1 left",
+        "1 layer, 1 left",
     ):
         assert part in text
 

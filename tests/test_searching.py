@@ -149,7 +149,6 @@ IMPOSSIBLE: dict[str, tuple[Callable[[], ModelProto], dict[str, float], str]] = 
         {"min_agreement": 0.9},
         "no output is class-like",
     ),
-    "negative": (classifier, {"max_rel_l2": -1.0}, "relative L2 0 > -1"),
     "NaN": (classifier, {"max_rel_l2": float("nan")}, "relative L2 0 > nan"),
 }
 

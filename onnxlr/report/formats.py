@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from onnxlr.layer import Skipped
 from onnxlr.plan import BeforeAfter
 
-__all__ = ["by_reason", "dims", "kept_percent", "short_count", "short_name", "sparkline"]
+__all__ = ["by_reason", "count", "dims", "kept_percent", "short_count", "short_name", "sparkline"]
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -23,6 +23,15 @@ def short_count(value: int) -> str:
         if value >= size:
             return f"{value / size:.3g} {unit}"
     return str(value)
+
+
+def count(number: int, what: str) -> str:
+    """A number of things.
+
+    >>> count(1, "layer"), count(2, "layer")
+    ('1 layer', '2 layers')
+    """
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def kept_percent(value: BeforeAfter) -> str:

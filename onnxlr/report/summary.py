@@ -8,7 +8,7 @@ from typing import Any
 from onnxlr.latency import Latency
 from onnxlr.layer import Skipped
 from onnxlr.plan import PlannedLayer
-from onnxlr.report.formats import by_reason, dims, kept_percent, short_count, short_name
+from onnxlr.report.formats import by_reason, count, dims, kept_percent, short_count, short_name
 from onnxlr.report.schema import LayerTime, Report
 from onnxlr.report.sections import Grid, Line, Section
 from onnxlr.report.tradeoff import labelled, largest_rel_l2
@@ -58,7 +58,7 @@ def plan_section(
         for layer in layers
     ]
     columns = ("layer", "weight", "scheme", ">rank", ">params", ">MACs", ">energy", ">error")
-    told = Line(f"{len(layers)} layers factorized, {len(skipped)} left alone", "strong")
+    told = Line(f"{count(len(layers), 'layer')} factorized, {len(skipped)} left alone", "strong")
     return Section("Layers", [Grid(columns, rows), told, *reasons(skipped, complete)])
 
 

@@ -14,7 +14,7 @@ from onnxlr.latency import Latency
 from onnxlr.layer import Skipped
 from onnxlr.plan import PlannedLayer
 from onnxlr.report.curve import Sweep
-from onnxlr.report.formats import dims, short_count, short_name
+from onnxlr.report.formats import count, dims, short_count, short_name
 from onnxlr.report.points import SweepPoint, kept
 from onnxlr.report.schema import Report
 from onnxlr.report.sections import Grid, Line, Section
@@ -66,7 +66,9 @@ def render_inspection(inspection: Inspection, width: int = 80) -> Iterator[Rende
         energies = (f">{energy:g}" for energy in inspection.energies)
         yield _table(("layer", "weight", ">params", ">MACs", *energies), rows, width)
         yield Text("Numbers on the right: rank that keeps this much of the energy; - if that does not pay.")
-    yield Text(f"{len(inspection.layers)} layers, {len(inspection.skipped)} left alone", style="bold")
+    yield Text(
+        f"{count(len(inspection.layers), 'layer')}, {len(inspection.skipped)} left alone", style="bold"
+    )
     yield from render_sections([Section("Left alone", reasons(inspection.skipped, complete=False))], 80)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -48,7 +49,9 @@ class GraphModule(nn.Module):
         UsageError: `autocast` is no such type.
     """
 
-    def __init__(self, model: Model | ModelProto, autocast: str | None = None) -> None:
+    def __init__(
+        self, model: Model | ModelProto | str | os.PathLike[str], autocast: str | None = None
+    ) -> None:
         super().__init__()
         if autocast is not None and autocast not in AUTOCAST:
             raise UsageError(f"autocast must be one of {', '.join(AUTOCAST)}; got '{autocast}'")
