@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -89,11 +91,20 @@ class _Group(click.Group):
         super().add_command(cmd, name)
 
     def invoke(self, ctx: click.Context) -> Any:
+        signal.signal(signal.SIGTERM, _terminate)
         try:
             with _warnings_last():
                 return super().invoke(ctx)
         except OnnxlrError as error:
             raise _Failure(error) from error
+        except KeyboardInterrupt:
+            click.echo("Error: interrupted", err=True)
+            sys.exit(128 + signal.SIGINT)
+
+
+def _terminate(number: int, _: FrameType | None) -> None:
+    """End as at an error, so that temporary files are deleted."""
+    sys.exit(128 + number)
 
 
 def _is_silent_about_its_default(option: click.Option) -> bool:
