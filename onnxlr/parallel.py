@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import ParamSpec, TypeVar
 from threadpoolctl import ThreadpoolController
 
 from onnxlr.conv import ConvSpec
+from onnxlr.hardware import cpu_quota
 
 __all__ = [
     "Progress",
@@ -36,8 +38,10 @@ def no_progress(stage: str, done: int, total: int) -> None:
 
 
 def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may use: as many as it is bound to, and no more than control groups leave it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return cores if quota is None else max(1, min(cores, math.floor(quota)))
 
 
 def gram_work(conv: ConvSpec) -> float:

@@ -1,10 +1,12 @@
 """map_layers: results in order, the largest item first, one BLAS thread for each."""
 
+import os
 import threading
 
 import pytest
 from threadpoolctl import threadpool_info
 
+from onnxlr import parallel
 from onnxlr.parallel import available_cores, map_layers, no_progress
 
 
@@ -53,3 +55,12 @@ def test_cores() -> None:
 def test_no_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     no_progress("stage", 1, 2)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("quota", "cores"), [(None, 4), (8.0, 4), (4.0, 4), (2.0, 2), (1.5, 1), (0.25, 1)])
+def test_cores_are_those_that_control_groups_leave(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, cores: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    monkeypatch.setattr(parallel, "cpu_quota", lambda: quota)
+    assert parallel.available_cores() == cores
