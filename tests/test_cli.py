@@ -36,7 +36,7 @@ def test_optimize_writes_the_model_and_the_report(model: Path, tmp_path: Path) -
     out, report = tmp_path / "o.onnx", tmp_path / "r.json"
     done = invoke("optimize", model, "-o", out, "--report", report, *QUICK)
     assert done.exit_code == 0, done.stderr
-    assert "1 layers factorized, 0 left alone" in done.stdout
+    assert "1 layer factorized, 0 left alone" in done.stdout
     assert "not real data" in done.stdout
     assert len(onnx.load(out).graph.node) > 1
     data = json.loads(report.read_text())
@@ -241,7 +241,7 @@ def test_a_plan_of_a_sweep_can_be_applied(model: Path, tmp_path: Path) -> None:
     assert invoke("sweep", model, "-o", tmp_path / "curve", *SWEEP).exit_code == 0
     done = invoke("apply", model, tmp_path / "curve/plan-0.25.json", "-o", tmp_path / "o.onnx")
     assert done.exit_code == 0, done.stderr
-    assert "1 layers factorized" in done.stdout
+    assert "1 layer factorized" in done.stdout
 
 
 def test_the_output_may_be_the_input(model: Path) -> None:

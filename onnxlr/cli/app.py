@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 from onnxlr.errors import OnnxlrError, UsageError, ValidationError
-from onnxlr.parallel import Progress
+from onnxlr.parallel import Progress, no_progress
 from onnxlr.report import REPORT_FILES, check_report_name, to_json, write_report
 from onnxlr.report.table import render_report
 from onnxlr.result import Result
@@ -159,10 +159,11 @@ def tell_written(*paths: Path) -> None:
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
     """Bars with the time left on stderr, gone when the work is done; nothing where stderr is no terminal."""
+    if _is_quiet() or not sys.stderr.isatty():  # colours may be forced where there is no terminal
+        yield no_progress
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    is_shown = sys.stderr.isatty() and not _is_quiet()  # colours may be forced where there is no terminal
-    with Bars(*columns, console=console, transient=True, disable=not is_shown) as bars:
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int) -> None:
