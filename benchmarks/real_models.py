@@ -95,9 +95,7 @@ def _parts(network: Network, data: Path) -> tuple[Images, Images]:
     return train.take(np.arange(1024, 3024)), network.test
 
 
-def _checks(
-    scratch: Path, part: str, seconds: float, limits: onnxlr.Limits | None = None
-) -> onnxlr.Checks:
+def _checks(scratch: Path, part: str, seconds: float, limits: onnxlr.Limits | None = None) -> onnxlr.Checks:
     return onnxlr.Checks(
         inputs=str(scratch / f"{part}.npz"),
         labels=str(scratch / f"{part}_labels.npy"),

@@ -29,7 +29,8 @@ def running(
 ) -> Iterator[Mapping[str, Future[None]]]:
     """The pages that were asked for, each in a folder of its own; as many at a time as there are cores."""
     stage = stand(tmp_path_factory.mktemp("docs") / "stage")
-    asked = [item for item in request.session.items if item.name.startswith("test_blocks_run[")]
+    here = [item for item in request.session.items if item.path == request.path]
+    asked = [item for item in here if item.name.startswith("test_blocks_run[")]
     with ThreadPoolExecutor(available_cores()) as pool:
         found = {}
         for path in (item.callspec.params["path"] for item in asked):
