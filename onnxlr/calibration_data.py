@@ -13,7 +13,7 @@ from onnxlr.feeds import Feeds, load_feeds
 from onnxlr.images import ImageOptions
 from onnxlr.model_file import Model
 from onnxlr.parallel import Progress
-from onnxlr.runtime import DEVICES, Session, Value, find_device
+from onnxlr.runtime import Session, Value, check_device_name, find_device
 
 __all__ = ["Calibration"]
 
@@ -61,8 +61,7 @@ class Calibration:
         object.__setattr__(self, "inputs", os.fspath(self.inputs))
         if self.samples is not None and self.samples < 1:
             raise UsageError(f"calibration needs at least 1 sample, got {self.samples}")
-        if self.device not in DEVICES:
-            raise UsageError(f"device must be one of {', '.join(DEVICES)}; got '{self.device}'")
+        check_device_name(self.device)
         if self.refine < 0:
             raise UsageError(f"refine must be at least 0, got {self.refine}")
 

@@ -17,7 +17,7 @@ from onnxlr.model_writing import check
 from onnxlr.parallel import Progress
 from onnxlr.profiling import measure_layers
 from onnxlr.providers import CPU, TENSORRT, Device, GpuOptions
-from onnxlr.runtime import DEVICES, Session, Value, find_device
+from onnxlr.runtime import Session, Value, check_device_name, find_device
 from onnxlr.timing import Timer, TimingOptions, timing_feeds
 from onnxlr.validation import Expected, Limits, Validation, compare_outputs
 from passes.graph import Key, scopes
@@ -77,8 +77,7 @@ class Checks:
         for name in ("inputs", "labels"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else os.fspath(value))
-        if self.device not in DEVICES:
-            raise UsageError(f"device must be one of {', '.join(DEVICES)}; got '{self.device}'")
+        check_device_name(self.device)
         if self.threads < 0 or not self.latency_seconds >= 0:
             raise UsageError("threads and latency_seconds must not be negative")
         if self.limits.max_drop is not None and self.labels is None:

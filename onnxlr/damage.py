@@ -21,8 +21,8 @@ __all__ = ["explained"]
 
 
 @contextmanager
-def explained(*models: Model) -> Iterator[None]:
-    """A block in which an unforeseen error becomes a ModelError if a model is not valid.
+def explained(model: Model) -> Iterator[None]:
+    """A block in which an unforeseen error becomes a ModelError if the model is not valid.
 
     Raises:
         ModelError: what ONNX's own checker says.
@@ -32,13 +32,12 @@ def explained(*models: Model) -> Iterator[None]:
     except OnnxlrError:
         raise
     except UnicodeError as error:
-        raise ModelError(f"{models[0].name}: has text that is not UTF-8 ({error})") from error
+        raise ModelError(f"{model.name}: has text that is not UTF-8 ({error})") from error
     except Exception as error:
-        for model in models:
-            problem = _find(model)
-            if problem is not None:
-                raise ModelError(f"{model.name}: is not valid ONNX: {problem}") from error
-        raise
+        problem = _find(model)
+        if problem is None:
+            raise
+        raise ModelError(f"{model.name}: is not valid ONNX: {problem}") from error
 
 
 def _find(model: Model) -> str | None:

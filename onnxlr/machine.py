@@ -17,7 +17,7 @@ from onnxlr.layer import Layer
 from onnxlr.model_file import Model
 from onnxlr.parallel import Progress
 from onnxlr.profiling import measure_layers
-from onnxlr.runtime import DEVICES, Session, find_device
+from onnxlr.runtime import Session, check_device_name, find_device
 from onnxlr.timing import timing_feeds
 
 __all__ = ["Machine", "describe_clock", "set_clock"]
@@ -50,8 +50,7 @@ class Machine:
     batch: int = 1
 
     def __post_init__(self) -> None:
-        if self.device not in DEVICES:
-            raise UsageError(f"device must be one of {', '.join(DEVICES)}; got '{self.device}'")
+        check_device_name(self.device)
         if self.threads < 0 or self.batch < 1:
             raise UsageError("threads must not be negative, and batch at least 1")
 

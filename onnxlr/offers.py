@@ -17,7 +17,7 @@ from onnxlr.layer import Layer, Skipped
 from onnxlr.schemes import Rank, Scheme
 from onnxlr.selectors import Candidate
 
-__all__ = ["GATES", "Offer", "Prospect", "aligned_ranks", "find_prospects"]
+__all__ = ["GATES", "Offer", "Prospect", "aligned_ranks", "edge_spectra", "find_prospects"]
 
 GATES: Mapping[str, float] = {"macs": 0.9, "latency": 0.95, "none": np.inf}
 """Cost below which a chain may replace its layer, by the name of the gate.
@@ -79,7 +79,7 @@ class Offer:
             cost=self._cost,
             error=residuals[tuple(np.minimum(self._ranks, last).T)] / (total if total > 0 else 1.0),
             limit=self._limit,
-            spectra=_spectra(residuals) if has_spectra else (),
+            spectra=edge_spectra(residuals) if has_spectra else (),
             groups=max(link.group for link in self.scheme.chain(layer.conv, full)),
             time=self._time,
         )
@@ -156,7 +156,7 @@ def aligned_ranks(max_rank: Rank, align: int) -> tuple[Rank, ...]:
     return tuple(product(*axes))
 
 
-def _spectra(residuals: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+def edge_spectra(residuals: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
     """What each rank entry discards, σ² by σ², with all others at full rank."""
     edges = (
         np.moveaxis(residuals, axis, -1).reshape(-1, size)[-1] for axis, size in enumerate(residuals.shape)

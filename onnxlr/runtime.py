@@ -18,7 +18,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnxlr.errors import ModelError, ProviderError
+from onnxlr.errors import ModelError, ProviderError, UsageError
 from onnxlr.model_file import Model
 from onnxlr.model_writing import gathered
 from onnxlr.providers import CPU, CUDA, TENSORRT, Device, GpuOptions, provider_options
@@ -30,6 +30,7 @@ __all__ = [
     "NodeTime",
     "Session",
     "Value",
+    "check_device_name",
     "find_device",
     "listed_providers",
     "ort_version",
@@ -58,6 +59,12 @@ def ort_version() -> str:
 def listed_providers() -> list[str]:
     """Execution providers that ONNX Runtime was built with; whether they can be used is another question."""
     return list(ort.get_available_providers())
+
+
+def check_device_name(name: str) -> None:
+    """Raise UsageError for what is no name in `DEVICES`; `find_device` tells whether the device is there."""
+    if name not in DEVICES:
+        raise UsageError(f"device must be one of {', '.join(DEVICES)}; got '{name}'")
 
 
 def find_device(wanted: str) -> Device:

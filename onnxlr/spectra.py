@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnxlr.factorization import LayerWeights
 from onnxlr.judging import Judgement
 from onnxlr.layer import Layer
+from onnxlr.offers import edge_spectra
 from onnxlr.schemes import Rank, Scheme, all_schemes
 
 __all__ = ["Mode", "Spectrum", "find_spectra"]
@@ -92,9 +93,8 @@ def _known(
 
 def _modes(residuals: NDArray[np.float64], full: Rank) -> Iterator[Mode]:
     total = float(residuals[(0,) * residuals.ndim]) or 1.0
-    for axis, size in enumerate(residuals.shape):
-        edge = np.moveaxis(residuals, axis, -1).reshape(-1, size)[-1]
-        values = np.sqrt(np.maximum(-np.diff(edge), 0.0) / total)
+    for axis, squares in enumerate(edge_spectra(residuals)):
+        values = np.sqrt(squares / total)
         ranks = np.unique(np.linspace(1, len(values), min(_POINTS, len(values))).round().astype(int))
         shown = tuple(float(f"{value:.{_DIGITS}g}") for value in values[ranks - 1])
         yield Mode(full[axis], tuple(ranks.tolist()), shown)

@@ -101,15 +101,17 @@ def _jobs_of(
 
 
 def _option(key: str, value: Any, where: str) -> Iterator[str]:
-    """An option of the command: true is a flag, a list is given again and again."""
+    """An option of the command: true is a flag, false none, a list is given again and again."""
+    if value is False:
+        return
     if value is True:
         yield f"--{key}"
     elif isinstance(value, list):
         for item in value:
             yield from _option(key, item, where)
-    elif isinstance(value, str | int | float) and value is not False:
+    elif isinstance(value, str | int | float):
         yield from (f"--{key}", str(value))
-    elif value is not False:
+    else:
         raise UsageError(f"{where}: {key} cannot be {value!r}")
 
 

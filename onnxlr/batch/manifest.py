@@ -16,8 +16,6 @@ from onnxlr.model_file import load, model_hash
 
 __all__ = ["Manifest", "job_key"]
 
-_LINE = 1
-
 
 class Manifest:
     """`manifest.jsonl` of a folder.
@@ -56,8 +54,8 @@ class Manifest:
 
     def _ends_with_newline(self) -> bool:
         with self.path.open("rb") as file:
-            file.seek(-_LINE, os.SEEK_END)
-            return file.read(_LINE) == b"\n"
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
 
     def _read(self, lines: list[bytes]) -> list[dict[str, Any]]:
         """All whole lines; one that a crash cut off is no line."""

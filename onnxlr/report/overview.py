@@ -9,7 +9,7 @@ from onnxlr.plan import BeforeAfter, PlannedLayer
 from onnxlr.report.formats import dims, kept_percent, short_name, sparkline
 from onnxlr.report.page import to_html
 from onnxlr.report.plot import Bar, Trace, draw, draw_bars, draw_traces, plot_problem
-from onnxlr.report.points import UNITS, kept
+from onnxlr.report.points import UNITS, kept, kept_of_unit
 from onnxlr.report.schema import Report
 from onnxlr.report.sections import Line, Picture, Section
 from onnxlr.report.summary import report_sections
@@ -76,13 +76,9 @@ def _trade_off(report: Report, curve: TradeOff) -> Iterator[Picture | Line]:
 
 def _on_curve(report: Report, unit: str) -> TradeOffPoint:
     outputs = () if report.validation is None else report.validation.outputs
-    found, latency, predicted = labelled(outputs), report.latency, report.predicted_latency
-    if unit == "latency":
-        left = None if predicted is None else predicted.after / predicted.before
-    else:
-        left = kept(getattr(report.totals, unit))
+    found, latency = labelled(outputs), report.latency
     return TradeOffPoint(
-        left,
+        kept_of_unit(report.totals, report.predicted_latency, unit),
         largest_rel_l2(outputs),
         None,
         None if found is None else found.top1_after,

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnxlr.latency import Latency
-from onnxlr.plan import BeforeAfter, Plan
+from onnxlr.plan import BeforeAfter, Milliseconds, Plan
 from onnxlr.report.schema import Totals
 from onnxlr.report.tradeoff import TradeOffPoint, labelled, largest_rel_l2
 from onnxlr.validation import OutputDifference, Validation
 
-__all__ = ["UNITS", "SweepPoint", "Unreachable", "kept", "to_csv"]
+__all__ = ["UNITS", "SweepPoint", "Unreachable", "kept", "kept_of_unit", "to_csv"]
 
 UNITS: Mapping[str, str] = {"macs": "MACs", "params": "parameters", "latency": "predicted latency"}
 """What budgets may be fractions of, by its name in options, as messages call it."""
@@ -77,10 +77,7 @@ class SweepPoint:
 
     def kept(self, unit: str) -> float | None:
         """The fraction that is left, of times the predicted one; `unit` is macs, params or latency."""
-        if unit != "latency":
-            return kept(getattr(self.totals, unit))
-        predicted = self.plan.latency
-        return predicted.after / predicted.before if predicted else None
+        return kept_of_unit(self.totals, self.plan.latency, unit)
 
     def on_curve(self, unit: str) -> TradeOffPoint:
         """The point in few numbers."""
@@ -113,6 +110,13 @@ class Unreachable:
 def kept(value: BeforeAfter) -> float | None:
     """The fraction that is left; None where it is not known."""
     return value.after / value.before if value.before and value.after is not None else None
+
+
+def kept_of_unit(totals: Totals, predicted: Milliseconds | None, unit: str) -> float | None:
+    """The fraction of macs or params that is left, or of the latency that is predicted."""
+    if unit != "latency":
+        return kept(getattr(totals, unit))
+    return predicted.after / predicted.before if predicted else None
 
 
 def to_csv(points: Iterable[SweepPoint]) -> str:
