@@ -18,6 +18,7 @@ from onnxlr.errors import (
 )
 from onnxlr.images import ImageOptions
 from onnxlr.machine import Machine
+from onnxlr.memory import memory_limit
 from onnxlr.plan import Plan, read_plan, write_plan
 from onnxlr.report import Report, write_report
 from onnxlr.report.curve import Sweep
@@ -48,6 +49,7 @@ __all__ = [
     "calibrate_device",
     "compare",
     "inspect",
+    "memory_limit",
     "optimize",
     "plan",
     "read_cost_model",

@@ -1,5 +1,5 @@
 """`python -m onnxlr`."""
 
-from onnxlr.cli import cli
+from onnxlr.cli import main
 
-cli(prog_name="onnxlr")
+main()

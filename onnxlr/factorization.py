@@ -20,6 +20,7 @@ from onnx import helper
 from onnxlr.conv import ConvSpec
 from onnxlr.errors import ModelError
 from onnxlr.layer import Layer
+from onnxlr.memory import room
 from onnxlr.schemes import Decomposition, Rank, Scheme, Weight
 
 __all__ = ["LayerWeights", "balance", "compose", "nearest"]
@@ -59,7 +60,7 @@ class LayerWeights:
         except np.linalg.LinAlgError as error:
             raise ModelError(f"the weight of layer '{layer.name}' cannot be used: {error}") from error
         with self._lock:
-            if self._kept_bytes + decomposition.nbytes <= _KEPT_BYTES:
+            if self._kept_bytes + decomposition.nbytes <= room(_KEPT_BYTES):
                 self._kept_bytes += decomposition.nbytes
                 self._kept[self._key(layer, scheme)] = decomposition
         return decomposition

@@ -1,19 +1,23 @@
-"""The processor: its vector units, and how much of it this process may use."""
+"""The processor: its vector units; how much of it, and of the memory, this process may use."""
 
 from __future__ import annotations
 
 import math
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["cpu_features", "cpu_quota", "processor_name"]
+__all__ = ["cpu_features", "cpu_quota", "memory_quota", "processor_name"]
 
 _FEATURES = re.compile(
     r"avx|avx2|fma|f16c|avx512(f|_vnni|_bf16|_fp16)|avx_vnni|amx_(tile|int8|bf16)"  # x86
     r"|neon|asimd(|dp|hp)|i8mm|bf16|sve2?|sme2?"  # ARM
 )
+_GROUPS, _MOUNTED = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+
+_UNLIMITED = 2.0**60
+"""Bytes from which control groups 1 mean that there is no limit."""
 
 
 def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
@@ -33,41 +37,67 @@ def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return models[0] if models else platform.processor()
 
 
-def cpu_quota(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float | None:
+def cpu_quota(proc: Path = _GROUPS, root: Path = _MOUNTED) -> float | None:
     """Cores that control groups let this process use on average; None without such a limit."""
+    return _least(proc, root, "cpu", (_cpu_max, _cfs_quota))
+
+
+def memory_quota(proc: Path = _GROUPS, root: Path = _MOUNTED) -> int | None:
+    """Bytes of memory that control groups leave to this process and others in them; None without a limit."""
+    least = _least(proc, root, "memory", (_memory_max, _memory_limit))
+    return None if least is None else int(least)
+
+
+Limit = Callable[[Path], float]
+"""A group's folder -> its limit, infinite without one."""
+
+
+def _least(proc: Path, root: Path, controller: str, versions: tuple[Limit, Limit]) -> float | None:
+    """The smallest limit; `versions` read those of control groups 2 and 1."""
     if not proc.exists():
         return None
-    limits = [
-        limit for line in proc.read_text(encoding="utf-8").splitlines() for limit in _limits(line, root)
-    ]
-    return min(limits, default=None)
+    lines = proc.read_text(encoding="utf-8").splitlines()
+    return min((limit for line in lines for limit in _limits(line, root, controller, versions)), default=None)
 
 
-def _limits(line: str, root: Path) -> Iterator[float]:
+def _limits(line: str, root: Path, controller: str, versions: tuple[Limit, Limit]) -> Iterator[float]:
     """The limits of a group and of those around it; a container may see only the outermost, as the root."""
     _, controllers, path = line.split(":", 2)
-    if controllers and "cpu" not in controllers.split(","):
+    if controllers and controller not in controllers.split(","):
         return
-    base = root / "cpu" if controllers else root
+    base, limit = (root / controller, versions[1]) if controllers else (root, versions[0])
     group = base / path.lstrip("/")
     for folder in (group, *group.parents):
-        if folder.is_relative_to(base):
-            quota, period = _version1(folder) if controllers else _version2(folder)
-            if math.isfinite(quota) and quota > 0:
-                yield quota / period
+        if folder.is_relative_to(base) and 0 < limit(folder) < math.inf:
+            yield limit(folder)
 
 
-def _version1(folder: Path) -> tuple[float, float]:
-    files = [folder / f"cpu.cfs_{name}_us" for name in ("quota", "period")]
-    if not all(file.exists() for file in files):
-        return math.inf, 1
-    quota, period = (float(file.read_text()) for file in files)
-    return quota, period
-
-
-def _version2(folder: Path) -> tuple[float, float]:
+def _cpu_max(folder: Path) -> float:
     file = folder / "cpu.max"
     if not file.exists():
-        return math.inf, 1
+        return math.inf
     quota, period = file.read_text().split()
-    return float(quota.replace("max", "inf")), float(period)
+    return _number(quota) / float(period)
+
+
+def _cfs_quota(folder: Path) -> float:
+    files = [folder / f"cpu.cfs_{name}_us" for name in ("quota", "period")]
+    if not all(file.exists() for file in files):
+        return math.inf
+    quota, period = (float(file.read_text()) for file in files)
+    return quota / period
+
+
+def _memory_max(folder: Path) -> float:
+    file = folder / "memory.max"
+    return _number(file.read_text()) if file.exists() else math.inf
+
+
+def _memory_limit(folder: Path) -> float:
+    file = folder / "memory.limit_in_bytes"
+    limit = float(file.read_text()) if file.exists() else math.inf
+    return limit if limit < _UNLIMITED else math.inf
+
+
+def _number(text: str) -> float:
+    return float(text.strip().replace("max", "inf"))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from onnxlr.data_files import Feed
 from onnxlr.errors import DataError, UsageError
+from onnxlr.memory import room
 from onnxlr.runtime import Value
 
 __all__ = ["LAYOUTS", "ImageBatches", "ImageInput", "ImageOptions", "find_images", "fit_images"]
@@ -112,7 +113,7 @@ class ImageBatches(Sequence[Feed]):
         self._target = target
         self._starts = range(0, len(paths), batch)
         self._kept: dict[int, NDArray[np.uint8]] = {}
-        self._keeps = len(paths) * math.prod(target.size) * target.channels <= _CACHE_BYTES
+        self._keeps = len(paths) * math.prod(target.size) * target.channels <= room(_CACHE_BYTES)
 
     @property
     def samples(self) -> int:

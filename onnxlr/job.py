@@ -20,6 +20,7 @@ from onnxlr.inspection import Inspection, inspect_layers
 from onnxlr.judging import Judgement, judge_outputs, judge_weights
 from onnxlr.layer import Layer, Skipped
 from onnxlr.machine import Machine, describe_clock, set_clock
+from onnxlr.memory import workers_that_fit
 from onnxlr.model_file import Model, model_hash
 from onnxlr.offers import GATES, Prospect, find_prospects
 from onnxlr.parallel import Progress, map_in_order, one_blas_thread
@@ -42,6 +43,9 @@ _NOT_CALIBRATED = (
     " with --calibration (no labels)"
 )
 
+
+_COPIES = 6 * 8
+"""Bytes a weight that a worker needs: VGG-16's largest layer takes 0.8 GB, six copies in double precision."""
 
 _ALIGN = 8
 
@@ -143,7 +147,6 @@ class Job:
         self.original = model
         self.calibration = calibration
         self._machine = machine or Machine()
-        self._workers = workers
         self._progress = progress
         self._weights = LayerWeights()
         self._calibrator: Calibrator | None = None
@@ -153,6 +156,8 @@ class Job:
                 self._calibrator = calibration.calibrator(self.prepared, workers, progress)
             self._input_shapes = {**self._sizes_of_data(), **input_shapes}
             self._found = self._analyse(self.prepared)
+        layers = [item.conv.params for item in self._found if isinstance(item, Layer)]
+        self._workers = workers_that_fit(workers, _COPIES * max(layers, default=0))
         self._judged: tuple[object, list[Prospect | Skipped], Judgement] | None = None
 
     @property

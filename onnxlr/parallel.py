@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from functools import cache, wraps
 from typing import ParamSpec, TypeVar
 
@@ -67,6 +68,18 @@ def one_blas_thread(function: Callable[P, R]) -> Callable[P, R]:
     return limited
 
 
+@contextmanager
+def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that begin nothing more where the block is left early, and are not waited for then."""
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
 def map_layers(
     function: Callable[[T], R],
     items: Sequence[T],
@@ -88,7 +101,7 @@ def map_layers(
     """
     order = sorted(range(len(items)), key=lambda i: -work(items[i]))
     results: dict[int, R] = {}
-    with _blas().limit(limits=1), ThreadPoolExecutor(workers) as pool:
+    with _blas().limit(limits=1), _pool(workers) as pool:
         started = {pool.submit(function, items[i]): i for i in order}
         for future in as_completed(started):
             results[started[future]] = future.result()
@@ -107,7 +120,7 @@ def map_in_order(function: Callable[[T], R], items: Iterable[T], workers: int) -
     if workers == 1:
         yield from map(function, items)
         return
-    with ThreadPoolExecutor(workers) as pool:
+    with _pool(workers) as pool:
         started: deque[Future[R]] = deque()
         for item in items:
             started.append(pool.submit(function, item))

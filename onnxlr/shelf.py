@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlr.errors import UsageError
+from onnxlr.memory import room
 
 __all__ = ["Shelf"]
 
@@ -26,11 +27,11 @@ class Shelf:
     """Keeps arrays of which few at a time are needed.
 
     Args:
-        room: bytes to keep in memory.
+        most: bytes to keep in memory; fewer where a limit leaves less.
     """
 
-    def __init__(self, room: int = _ROOM) -> None:
-        self._room = room
+    def __init__(self, most: int = _ROOM) -> None:
+        self._room = room(most)
         self._block: NDArray[np.uint8] = np.empty(0, np.uint8)
         self._used = 0
 

@@ -23,7 +23,7 @@ from onnxlr.cost_model_files import machine_key, write_cost_model
 from onnxlr.doctor import Diagnosis, diagnose
 from onnxlr.elf import needed_libraries
 from onnxlr.errors import ModelError, ProviderError
-from onnxlr.hardware import cpu_features, cpu_quota
+from onnxlr.hardware import cpu_features, cpu_quota, memory_quota
 from onnxlr.installation import Distribution, count_gpus, find_distributions, missing_libraries
 from onnxlr.model_file import Model
 from onnxlr.providers import CPU, CUDA, Device
@@ -356,13 +356,38 @@ QUOTAS: dict[str, tuple[str, dict[str, str], float | None]] = {
 
 @pytest.mark.parametrize(("groups", "files", "expected"), QUOTAS.values(), ids=QUOTAS.keys())
 def test_quota(groups: str, files: dict[str, str], expected: float | None, tmp_path: Path) -> None:
-    proc, root = tmp_path / "cgroup", tmp_path / "fs"
-    assert cpu_quota(proc, root) is None
+    proc, root = _groups(groups, files, tmp_path)
+    assert cpu_quota(proc, root) == expected
+    assert cpu_quota(tmp_path / "nowhere", root) is None
+
+
+def _groups(groups: str, files: dict[str, str], folder: Path) -> tuple[Path, Path]:
+    """What /proc/self/cgroup and /sys/fs/cgroup say."""
+    proc, root = folder / "cgroup", folder / "fs"
     proc.write_text(groups)
     for name, content in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(content)
-    assert cpu_quota(proc, root) == expected
+    return proc, root
+
+
+NO_LIMIT = 9223372036854771712
+"""What control groups 1 say."""
+
+MEMORY: dict[str, tuple[str, dict[str, str], int | None]] = {
+    "none": ("0::/a/b\n", {"a/b/memory.max": "max\n"}, None),
+    "of the group": ("0::/a/b\n", {"a/b/memory.max": "2147483648\n"}, 2**31),
+    "the smallest around it": ("0::/a/b\n", {"a/b/memory.max": "4096", "a/memory.max": "1024"}, 1024),
+    "version 1": ("4:memory:/x\n1:cpu:/\n", {"memory/x/memory.limit_in_bytes": "4096\n"}, 4096),
+    "version 1, none": ("4:memory:/\n", {"memory/memory.limit_in_bytes": f"{NO_LIMIT}\n"}, None),
+}
+
+
+@pytest.mark.parametrize(("groups", "files", "expected"), MEMORY.values(), ids=MEMORY.keys())
+def test_memory(groups: str, files: dict[str, str], expected: int | None, tmp_path: Path) -> None:
+    proc, root = _groups(groups, files, tmp_path)
+    assert memory_quota(proc, root) == expected
+    assert memory_quota(tmp_path / "nowhere", root) is None
 
 
 def test_cost_models(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

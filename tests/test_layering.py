@@ -120,7 +120,7 @@ LAYERS = [
     {"onnxlr.schemes.base", "onnxlr.regression"},
     {"onnxlr.alternation"},
     {"onnxlr.ridge"},
-    {"onnxlr.moments", "onnxlr.layout"},
+    {"onnxlr.memory", "onnxlr.moments", "onnxlr.layout"},
     {
         "onnxlr.linalg",
         "onnxlr.conv",

@@ -40,6 +40,7 @@ PUBLIC = {
     "calibrate_device",
     "compare",
     "inspect",
+    "memory_limit",
     "optimize",
     "plan",
     "read_cost_model",
@@ -86,7 +87,7 @@ def test_the_build_can_be_repeated(tmp_path: Path) -> None:
 
 def test_the_wheel_installs_the_command(wheel: zipfile.ZipFile) -> None:
     (name,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
-    assert "onnxlr = onnxlr.cli:cli" in wheel.read(name).decode()
+    assert "onnxlr = onnxlr.cli:main" in wheel.read(name).decode()
 
 
 def test_public_names() -> None:

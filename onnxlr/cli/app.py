@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +19,9 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from onnxlr.cli.options import MEMORY_LIMIT
 from onnxlr.errors import OnnxlrError, UsageError, ValidationError
+from onnxlr.memory import memory_limit
 from onnxlr.parallel import Progress, no_progress
 from onnxlr.report import REPORT_FILES, check_report_name, to_json, write_report
 from onnxlr.report.table import render_report
@@ -28,6 +33,7 @@ __all__ = [
     "check_target",
     "cli",
     "finish",
+    "main",
     "progress_bars",
     "refuse",
     "show",
@@ -76,8 +82,18 @@ class _Kept(logging.Handler):
         self.lines.append(" ".join(record.getMessage().split()))
 
 
+class _Command(click.Command):
+    """Keeps to its limit of memory."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with memory_limit(ctx.meta.get(MEMORY_LIMIT)):
+            return super().invoke(ctx)
+
+
 class _Group(click.Group):
     """Turns onnxlr's errors into one line on stderr and their exit code, and completes its commands."""
+
+    command_class = _Command
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         """Add --quiet, and `[default: none]` to the help of options that may be left out."""
@@ -97,6 +113,8 @@ class _Group(click.Group):
                 return super().invoke(ctx)
         except OnnxlrError as error:
             raise _Failure(error) from error
+        except MemoryError as error:
+            raise _Failure(UsageError(f"out of memory: {error or 'the system gives no more'}")) from error
         except KeyboardInterrupt:
             click.echo("Error: interrupted", err=True)
             sys.exit(128 + signal.SIGINT)
@@ -128,6 +146,25 @@ def cli() -> None:
     Exit codes: 0 done, 1 a check failed (nothing is written), 2 wrong usage, 3 bad model, data or plan, 4 the
     device asked for is not there.
     """
+
+
+def main() -> None:
+    """Run a command and leave as soon as it has ended: what threads compute for nobody is not waited for.
+
+    A decomposition takes up to half a minute, and no signal ends it.
+    """
+    code: Any = 0
+    try:
+        cli(prog_name="onnxlr")
+    except SystemExit as end:
+        code = end.code
+    if all(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        sys.exit(code)
+    atexit._run_exitfuncs()  # temporary folders
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def check_reports(paths: Sequence[Path], kinds: Sequence[str] = REPORT_FILES) -> None:

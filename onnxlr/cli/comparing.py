@@ -12,7 +12,7 @@ import onnxlr
 from onnxlr.cli.app import check_reports, cli, progress_bars, show, tell_written
 from onnxlr.cli.arguments import with_comparison, with_data, with_shapes
 from onnxlr.cli.data_options import CALIBRATION, CHECKS, COMPARED, COST_MODEL, IMAGES, PIXELS, RUN
-from onnxlr.cli.options import FILE, INPUT_SHAPES, JSON, MAPPING, PORT_LAYOUTS, REPORTS, SELECTION
+from onnxlr.cli.options import FILE, INPUT_SHAPES, JSON, MAPPING, MEMORY, PORT_LAYOUTS, REPORTS, SELECTION
 from onnxlr.comparing import COMPARISON_FILES, comparison_sections
 from onnxlr.errors import ValidationError
 from onnxlr.report import to_json
@@ -28,6 +28,7 @@ __all__ = ["compare", "validate"]
 @IMAGES
 @RUN
 @INPUT_SHAPES
+@MEMORY
 @JSON
 def validate(reference: Path, candidate: Path, as_json: bool, **options: Any) -> None:
     """Compare outputs and latency of two models; exit with 1 past the given limits."""

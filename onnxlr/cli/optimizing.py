@@ -29,6 +29,7 @@ from onnxlr.cli.options import (
     FILE,
     FOLDER,
     JSON,
+    MEMORY,
     OUTPUT,
     REPORTS,
     SCHEMES,
@@ -156,6 +157,7 @@ def plan(model: Path, output: Path, **options: Any) -> None:
 @REPORTS
 @CURVE
 @WORKERS
+@MEMORY
 def apply(
     model: Path,
     plan: Path,

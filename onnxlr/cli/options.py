@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from onnxlr.hardware import memory_quota
 from onnxlr.offers import GATES
 from onnxlr.report.points import UNITS
 from onnxlr.saving import EXTERNAL_DATA as EXTERNAL_DATA_CHOICES
@@ -26,6 +27,8 @@ __all__ = [
     "JSON_REPORTS",
     "LAYERS",
     "MAPPING",
+    "MEMORY",
+    "MEMORY_LIMIT",
     "OUTPUT",
     "PORT_LAYOUTS",
     "REPORTS",
@@ -39,6 +42,9 @@ __all__ = [
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+MEMORY_LIMIT = "onnxlr.memory_limit"
+"""Where the context of a command keeps the limit on its memory, in bytes."""
+
 FILE = click.Path(path_type=Path)
 """Type of arguments and options that name a file."""
 
@@ -49,6 +55,21 @@ def _input_shape(text: str) -> tuple[str, tuple[int, ...]]:
     if match is None:
         raise click.BadParameter(f"'{text}' is not like input:1,3,224,224")
     return match[1], tuple(map(int, match[2].split(",")))
+
+
+def _memory_size(text: str) -> int:
+    """Parse `2000000`, `500MB`, `4GiB` or `4g`: bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)(b?))?", text, re.IGNORECASE)
+    if match is None or float(match[1]) <= 0:
+        raise click.BadParameter(f"'{text}' is not like 500MB, 4GiB or 4g")
+    number, prefix, binary, unit = match.groups("")
+    base = 1000 if unit and not binary else 1024
+    return int(float(number) * base ** (" kmgt".index(prefix.lower()) if prefix else 0))
+
+
+def _limit_memory(context: click.Context, _: click.Parameter, value: int | None) -> None:
+    quota = memory_quota()
+    context.meta[MEMORY_LIMIT] = value or (None if quota is None else quota * 9 // 10)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -89,6 +110,15 @@ INPUT_SHAPES = click.option(
 WORKERS = click.option(
     "--workers", type=click.IntRange(1), help="Cores to factorize with.  [default: all available]"
 )
+MEMORY = click.option(
+    "--memory-limit",
+    type=_memory_size,
+    metavar="SIZE",
+    expose_value=False,
+    callback=_limit_memory,
+    help="Memory that may be in use, as 500MB, 4GiB or 4g: less is kept for later, and what goes over it is"
+    " ended.  [default: nine tenths of what control groups leave, if they limit it]",
+)
 
 SCHEMES = grouped(
     click.option(
@@ -100,6 +130,7 @@ SCHEMES = grouped(
     ),
     INPUT_SHAPES,
     WORKERS,
+    MEMORY,
 )
 
 _ALIGN = "Ranks are multiples of it, or full: the channel block of ONNX Runtime (16 with AVX-512)."

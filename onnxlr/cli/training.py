@@ -22,7 +22,7 @@ from onnxlr.cli.app import (
 )
 from onnxlr.cli.arguments import with_method, with_training
 from onnxlr.cli.data_options import IMAGES, LIMITS, RUN
-from onnxlr.cli.options import EXTERNAL_DATA, FILE, JSON, JSON_REPORTS, OUTPUT, REPORTS, SELECTION
+from onnxlr.cli.options import EXTERNAL_DATA, FILE, JSON, JSON_REPORTS, MEMORY, OUTPUT, REPORTS, SELECTION
 from onnxlr.cli.training_options import DISTILLATION, METHOD, TRAINING, UNFOLDED
 from onnxlr.report import to_json, write_text
 from onnxlr.report.table import render_checks
@@ -39,6 +39,7 @@ __all__ = ["finetune", "train"]
 @IMAGES
 @UNFOLDED
 @RUN
+@MEMORY
 @EXTERNAL_DATA
 @JSON_REPORTS
 @JSON
