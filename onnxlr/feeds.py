@@ -23,10 +23,10 @@ from onnxlr.images import ImageBatches, ImageOptions, find_images, fit_images
 from onnxlr.runtime import Value
 from onnxlr.sampling import Batching, joined, pick_evenly, pick_first
 
-__all__ = ["Feed", "Feeds", "batch_size", "load_feeds", "load_labels", "random_feeds"]
+__all__ = ["MOST_NUMBERS", "Feed", "Feeds", "batch_size", "load_feeds", "load_labels", "random_feeds"]
 
-_MOST = 2**30
-"""Numbers of an input that are drawn at most: 8 GiB while they are drawn."""
+MOST_NUMBERS = 2**30
+"""Numbers of an input that are drawn or repeated at most: 8 GiB while they are drawn."""
 
 _ASSUMED_SIZE = 224
 """Pixels along a symbolic spatial axis of an image input, where nothing else is known."""
@@ -128,7 +128,7 @@ def random_feeds(
         shape = _concrete_shape(value, (shapes or {}).get(value.name), samples)
         if any(not isinstance(size, int) for size in value.shape[2:]) and value.name not in (shapes or {}):
             assumed.append(f"{value.name} as {'×'.join(map(str, shape))}")
-        if prod(shape) > _MOST:
+        if prod(shape) > MOST_NUMBERS:
             text = ",".join(map(str, shape))
             raise UsageError(
                 f"input '{value.name}' of shape [{text}] is too large for random data; give --inputs, or"

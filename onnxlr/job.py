@@ -87,7 +87,7 @@ class Selection:
         for name, pattern in (("include", self.include), ("exclude", self.exclude)):
             try:
                 re.compile(pattern or "")
-            except re.error as error:
+            except (re.error, RecursionError, OverflowError) as error:
                 raise UsageError(f"{name}: '{pattern}' is no regular expression ({error})") from error
 
     @property

@@ -26,6 +26,7 @@ from onnxlr.traces import NodeTime, memory_peaks, node_times
 
 __all__ = [
     "DEVICES",
+    "MOST_THREADS",
     "Device",
     "NodeTime",
     "Session",
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt")
+MOST_THREADS = 1024
 
 _LOG_FATAL = 4  # errors come as exceptions; ONNX Runtime would print them as well
 _NOT_CAPTURED = -1  # of a run, instead of the number of its CUDA graph
@@ -103,6 +105,7 @@ class Session:
         gpu: how it uses a GPU.
 
     Raises:
+        UsageError: there cannot be so many threads.
         ModelError: ONNX Runtime cannot load the model.
         ProviderError: it loaded it on another device.
     """
@@ -117,6 +120,8 @@ class Session:
         profiled: bool = False,
         gpu: GpuOptions = GpuOptions(),
     ) -> None:
+        if not 0 <= threads <= MOST_THREADS:
+            raise UsageError(f"threads are from 0 to {MOST_THREADS}, got {threads}")
         self.device = device
         self.threads = threads
         self.gpu = gpu

@@ -13,6 +13,9 @@ from passes.inference import infer_values
 
 __all__ = ["Shapes", "infer_shapes"]
 
+_MOST = 2**62
+"""The largest size that is a size; protobuf holds 63 bits."""
+
 _log = logging.getLogger(__name__)
 
 Shapes = Mapping[Key, tuple[int | None, ...]]
@@ -53,6 +56,9 @@ def _input_dims(value: ValueInfoProto, given: Sequence[int] | None) -> list[int 
     dims = value.type.tensor_type.shape.dim
     if given is not None and len(given) != len(dims):
         raise UsageError(f"input '{value.name}' has {len(dims)} dimensions, {len(given)} were given")
+    for number in given or ():
+        if not 0 < number <= _MOST:
+            raise UsageError(f"input '{value.name}' cannot have a size of {number} along an axis")
     sizes: list[int | None] = []
     for axis, dim in enumerate(dims):
         known = dim.dim_value if dim.HasField("dim_value") else None

@@ -41,7 +41,8 @@ def find_targets(points: int, lowest: float, unit: str) -> list[float]:
         raise UsageError(f"points must be at least 1, got {points}")
     if not 0 < lowest < 1:
         raise UsageError(f"lowest is a fraction, 0 < lowest < 1; got {lowest}")
-    targets = [round(1 - i * (1 - lowest) / points, _DIGITS) for i in range(points + 1)]
+    step = (1 - lowest) / points
+    targets = [round(1 - i * step, _DIGITS) for i in range(points + 1 if step >= 10.0**-_DIGITS else 0)]
     if len(set(targets)) <= points or targets[-1] == 0:
         raise UsageError(f"{points} points down to {lowest:g} are closer than {10.0**-_DIGITS:g}; take fewer")
     return targets[1:]

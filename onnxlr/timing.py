@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxlr.errors import ModelError
-from onnxlr.feeds import Feed, batch_size
+from onnxlr.errors import ModelError, UsageError
+from onnxlr.feeds import MOST_NUMBERS, Feed, batch_size
 from onnxlr.latency import Latency, measure_latency
 from onnxlr.model_file import Model
 from onnxlr.parallel import Progress
@@ -149,6 +149,9 @@ def timing_feeds(inputs: Sequence[Value], feed: Feed, batches: Sequence[int]) ->
         inputs: of the model; where the first axis of one has a fixed size, only `feed` itself is timed.
         feed: samples to take; they are repeated where there are too few.
         batches: the sizes.
+
+    Raises:
+        UsageError: a batch is too large.
     """
     if any(value.shape and isinstance(value.shape[0], int) for value in inputs):
         fixed = batch_size(feed)
@@ -159,6 +162,9 @@ def timing_feeds(inputs: Sequence[Value], feed: Feed, batches: Sequence[int]) ->
 
 
 def _resized(feed: Feed, batch: int) -> Feed:
+    for name, array in feed.items():
+        if array.ndim and batch * (array.size // len(array)) > MOST_NUMBERS:
+            raise UsageError(f"input '{name}' is too large at batch {batch}; give a smaller --batch")
     return {
         name: array[np.arange(batch) % len(array)] if array.ndim else array for name, array in feed.items()
     }

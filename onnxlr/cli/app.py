@@ -167,18 +167,22 @@ def main() -> None:
     os._exit(code)
 
 
-def check_reports(paths: Sequence[Path], kinds: Sequence[str] = REPORT_FILES) -> None:
-    """Refuse reports of an unknown kind, and what `check_target` refuses."""
-    for path in paths:
+def check_reports(
+    paths: Sequence[Path], others: Sequence[Path], kinds: Sequence[str] = REPORT_FILES
+) -> None:
+    """Refuse reports of an unknown kind, one file for two, and what `check_target` refuses."""
+    for i, path in enumerate(paths):
         check_report_name(path, kinds)
-        check_target(path)
+        check_target(path, [*others, *paths[:i]])
 
 
-def check_target(path: Path) -> None:
-    """Refuse a target that cannot be written, before any work is done."""
+def check_target(path: Path, others: Sequence[Path] = ()) -> None:
+    """Refuse a target that cannot be written, or is one of other files, before any work is done."""
     if not path.parent.is_dir():
         raise UsageError(f"{path}: the folder {path.parent} does not exist")
     check_replaceable(path)
+    if os.path.realpath(path) in map(os.path.realpath, others):
+        raise UsageError(f"{path}: is another file of this command, which would be lost; name a new one")
 
 
 def tell(text: str, err: bool = False) -> None:

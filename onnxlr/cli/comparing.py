@@ -62,7 +62,7 @@ def compare(models: Sequence[Path], reports: Sequence[Path], as_json: bool, **op
     Inputs and outputs are matched by name, shape and type, through layouts. Where outputs differ, the first
     layer behind which values differ is named, and what is different about it.
     """
-    check_reports(reports, COMPARISON_FILES)
+    check_reports(reports, models, COMPARISON_FILES)
     compared, optimized = with_comparison(options)
     with progress_bars() as progress:
         found = onnxlr.compare(models, compared, optimized=optimized, progress=progress)

@@ -10,7 +10,7 @@ import click
 from onnxlr.cli.options import FILE, Command, grouped
 from onnxlr.device_calibration import DTYPES
 from onnxlr.images import LAYOUTS
-from onnxlr.runtime import DEVICES
+from onnxlr.runtime import DEVICES, MOST_THREADS
 
 __all__ = [
     "CALIBRATION",
@@ -116,7 +116,7 @@ _AUTO = "auto: CUDA where it is really there, else the CPU."
 _THREADS = click.option(
     "--threads",
     default=0,
-    type=click.IntRange(0),
+    type=click.IntRange(0, MOST_THREADS),
     help="Threads of ONNX Runtime; 0: one a physical core.",
 )
 

@@ -90,8 +90,8 @@ def optimize(model: Path, output: Path, external_data: str, curve: Path | None, 
     """
     force, reports, as_json = (options.pop(name) for name in ("force", "reports", "as_json"))
     seconds, data = options.pop("finetune"), options.pop("finetune_data")
-    check_reports(reports)
     check_target(output)
+    check_reports(reports, [model, output])
     drawn = _read_curve(curve, model)
     options = with_data(with_shapes(options))
     options, chained = with_finetuning(with_selector(options), seconds, data)
@@ -138,7 +138,7 @@ def sweep(model: Path, output: Path, as_json: bool, **options: Any) -> None:
 @COST_MODEL
 def plan(model: Path, output: Path, **options: Any) -> None:
     """Choose schemes and ranks, and write them to a JSON file that `apply` takes."""
-    check_target(output)
+    check_target(output, [model])
     with progress_bars() as progress:
         made = onnxlr.plan(model, progress=progress, **with_selector(with_data(with_shapes(options))))
     onnxlr.write_plan(made, output)
@@ -168,8 +168,8 @@ def apply(
     **options: Any,
 ) -> None:
     """Rewrite MODEL as PLAN says; the result is not run (see `validate`)."""
-    check_reports(reports)
-    check_target(output)
+    check_target(output, [plan])
+    check_reports(reports, [model, plan, output])
     drawn = _read_curve(curve, model)
     with progress_bars() as progress:
         result = onnxlr.apply(model, onnxlr.read_plan(plan), progress=progress, **with_data(options))

@@ -57,8 +57,8 @@ def finetune(
     It needs torch: pip install 'onnxlr[train]'. Only weights change, and the output is an ONNX file again. A
     training that was interrupted goes on where it was when the same command is run again.
     """
-    check_reports(reports, (".json",))
     check_target(output)
+    check_reports(reports, [model, output], (".json",))
     arguments = _with_checkpoint(with_training(options), output)
     from onnxlr import training  # noqa: PLC0415 - an extra, which needs torch
 
@@ -113,8 +113,8 @@ def train(
     It needs torch: pip install 'onnxlr[train]'. The output is a factorized ONNX file, with the report of
     `optimize`. A training that was interrupted goes on where it was when the same command is run again.
     """
-    check_reports(reports)
     check_target(output)
+    check_reports(reports, [model, output])
     given, plan, asked = with_method(options)
     arguments = _with_checkpoint(given, output)
     from onnxlr import training  # noqa: PLC0415 - an extra, which needs torch
