@@ -49,8 +49,15 @@ def is_script(source: str) -> bool:
 
 
 def has_arrays(folder: Path) -> bool:
-    """Whether .npz, .npy or `input_*.pb` files lie in a folder."""
-    return bool(_array_files(folder)) or any(folder.glob("input_*.pb"))
+    """Whether .npz, .npy or `input_*.pb` files lie in a folder.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    try:
+        return bool(_array_files(folder)) or any(folder.glob("input_*.pb"))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
 def read_parts(source: str, inputs: Sequence[Value]) -> Iterable[Part]:

@@ -126,7 +126,11 @@ class ExternalData:
             return f"lies behind a symbolic link, '{self.location}'; put the file itself beside the model"
         if path.stat().st_nlink > 1:
             return f"lies in a file with several hard links, '{self.location}'; put a copy beside the model"
-        return self._check_size(path.stat().st_size)
+        try:
+            with path.open("rb"):
+                return self._check_size(path.stat().st_size)
+        except OSError as error:
+            return f"cannot be read from '{self.location}' ({error.strerror})"
 
     def _check_size(self, available: int) -> str | None:
         end = self.offset + self.length

@@ -14,7 +14,7 @@ from onnxlr.regular_files import read_text
 from onnxlr.schemes import Rank
 from onnxlr.staging import staged_file
 
-__all__ = ["BeforeAfter", "Milliseconds", "Plan", "PlannedLayer", "read_plan", "write_plan"]
+__all__ = ["BeforeAfter", "Milliseconds", "Plan", "PlannedLayer", "plan_bytes", "read_plan", "write_plan"]
 
 SCHEMA_VERSION = 1
 
@@ -231,4 +231,9 @@ def write_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
     True
     """
     with staged_file(path) as file:
-        file.write(json.dumps(plan.to_dict(), indent=2).encode() + b"\n")
+        file.write(plan_bytes(plan))
+
+
+def plan_bytes(plan: Plan) -> bytes:
+    """What `write_plan` writes."""
+    return json.dumps(plan.to_dict(), indent=2).encode() + b"\n"

@@ -23,7 +23,7 @@ from onnxlr.cli.options import MEMORY_LIMIT
 from onnxlr.errors import OnnxlrError, UsageError, ValidationError
 from onnxlr.memory import memory_limit
 from onnxlr.parallel import Progress, no_progress
-from onnxlr.report import REPORT_FILES, check_report_name, to_json, write_report
+from onnxlr.report import REPORT_FILES, check_report_name, staged_reports, to_json
 from onnxlr.report.table import render_report
 from onnxlr.result import Result
 from onnxlr.staging import check_replaceable
@@ -167,9 +167,7 @@ def main() -> None:
     os._exit(code)
 
 
-def check_reports(
-    paths: Sequence[Path], others: Sequence[Path], kinds: Sequence[str] = REPORT_FILES
-) -> None:
+def check_reports(paths: Sequence[Path], others: Sequence[Path], kinds: Sequence[str] = REPORT_FILES) -> None:
     """Refuse reports of an unknown kind, one file for two, and what `check_target` refuses."""
     for i, path in enumerate(paths):
         check_report_name(path, kinds)
@@ -234,9 +232,8 @@ def finish(
     """
     validation = result.report.validation
     passed = validation is None or validation.passed
-    written = result.save(output, external_data) if passed or force else []
-    for report in reports:
-        write_report(result.report, report)
+    with staged_reports(result.report, reports):
+        written = result.save(output, external_data) if passed or force else []
     if as_json:
         click.echo(to_json(result.report.to_dict()))
     else:

@@ -39,7 +39,7 @@ from onnxlr.cli.options import (
 )
 from onnxlr.cli.training_options import CHAINED
 from onnxlr.model_file import load, model_hash
-from onnxlr.report import read_curve, to_json
+from onnxlr.report import read_curve, staged_reports, to_json
 from onnxlr.report.curve import check_folder
 from onnxlr.report.table import render_inspection, render_plan, render_report, render_sweep
 from onnxlr.report.tradeoff import TradeOff
@@ -174,9 +174,8 @@ def apply(
     with progress_bars() as progress:
         result = onnxlr.apply(model, onnxlr.read_plan(plan), progress=progress, **with_data(options))
     result = _with_curve(result, drawn)
-    written = result.save(output, external_data)
-    for report in reports:
-        onnxlr.write_report(result.report, report)
+    with staged_reports(result.report, reports):
+        written = result.save(output, external_data)
     show(lambda width: render_report(result.report, width))
     tell_written(*written, *reports)
 

@@ -14,7 +14,7 @@ from onnxlr.offers import GATES
 from onnxlr.report.points import UNITS
 from onnxlr.saving import EXTERNAL_DATA as EXTERNAL_DATA_CHOICES
 from onnxlr.schemes import all_schemes
-from onnxlr.selectors import all_selectors
+from onnxlr.selectors import RankSelector, all_selectors
 
 __all__ = [
     "ALIGN",
@@ -70,6 +70,11 @@ def _memory_size(text: str) -> int:
 def _limit_memory(context: click.Context, _: click.Parameter, value: int | None) -> None:
     quota = memory_quota()
     context.meta[MEMORY_LIMIT] = value or (None if quota is None else quota * 9 // 10)
+
+
+def _flag(selector: type[RankSelector]) -> dict[str, Any]:
+    """What makes the option of a selector a flag: given, it is 1."""
+    return {} if selector.takes_value else {"is_flag": True, "flag_value": 1.0, "default": None}
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -156,14 +161,7 @@ LAYERS = grouped(
 
 SELECTION = grouped(
     *(
-        click.option(
-            f"--{name}",
-            type=float,
-            help=selector.help,
-            default=None,
-            is_flag=not selector.takes_value,
-            flag_value=None if selector.takes_value else 1.0,
-        )
+        click.option(f"--{name}", type=float, help=selector.help, **_flag(selector))
         for name, selector in all_selectors().items()
     ),
     LAYERS,

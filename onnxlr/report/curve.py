@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from onnxlr.errors import UsageError
-from onnxlr.plan import write_plan
+from onnxlr.plan import plan_bytes
 from onnxlr.report.files import to_json
 from onnxlr.report.plot import draw, plot_problem
 from onnxlr.report.points import UNITS, SweepPoint, Unreachable, to_csv
 from onnxlr.report.tradeoff import TradeOff, panels
-from onnxlr.staging import staged_file
+from onnxlr.staging import flush, staging_folder
 
 __all__ = ["Sweep", "check_folder"]
+
+_PLOT = "sweep.svg"
 
 SCHEMA_VERSION = 1
 """Fields are only ever added within a version."""
@@ -70,7 +72,7 @@ class Sweep:
         }
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write `sweep.json`, `sweep.csv`, `sweep.svg` and a plan for each point; each whole or not at all.
+        """Write `sweep.json`, `sweep.csv`, `sweep.svg` and a plan for each point, all of them or none.
 
         Without matplotlib, and where there is nothing to draw, there is no `sweep.svg` afterwards.
 
@@ -85,22 +87,23 @@ class Sweep:
         """
         target = Path(folder)
         check_folder(target)
-        plot, drawn = target / "sweep.svg", panels(self.curve)
-        try:
-            target.mkdir(exist_ok=True)
-            plot.unlink(missing_ok=True)  # that of another sweep is not to stay
-        except OSError as error:
-            raise UsageError(f"{target}: cannot write there ({error.strerror or error})") from error
-        for point in self.points:
-            write_plan(point.plan, target / point.plan_file)
-        contents = {target / "sweep.csv": to_csv(self.points).encode()}
+        files = {point.plan_file: plan_bytes(point.plan) for point in self.points}
+        files["sweep.csv"] = to_csv(self.points).encode()
+        drawn = panels(self.curve)
         if drawn and plot_problem() is None:
-            contents[plot] = draw(self.model["name"], f"{UNITS[self.unit]} kept", drawn)
-        contents[target / "sweep.json"] = to_json(self.to_dict()).encode() + b"\n"
-        for path, content in contents.items():
-            with staged_file(path) as file:
-                file.write(content)
-        return [*(target / point.plan_file for point in self.points), *contents]
+            files[_PLOT] = draw(self.model["name"], f"{UNITS[self.unit]} kept", drawn)
+        files["sweep.json"] = to_json(self.to_dict()).encode() + b"\n"
+        with staging_folder(target / "sweep.json" if target.is_dir() else target) as stage:
+            for name, content in files.items():
+                with (stage / name).open("wb") as file:
+                    file.write(content)
+                    flush(file)
+            target.mkdir(exist_ok=True)
+            for name in files:
+                os.replace(stage / name, target / name)
+            if _PLOT not in files:
+                (target / _PLOT).unlink(missing_ok=True)  # that of another sweep is not to stay
+        return [target / name for name in files]
 
 
 def check_folder(folder: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from onnxlr.report.overview import report_page
 from onnxlr.report.schema import Report
 from onnxlr.staging import staged_file
 
-__all__ = ["REPORT_FILES", "check_report_name", "to_json", "write_report", "write_text"]
+__all__ = ["REPORT_FILES", "check_report_name", "staged_reports", "to_json", "write_report", "write_text"]
 
 REPORT_FILES = (".json", ".html")
 
@@ -37,8 +38,21 @@ def write_report(report: Report, path: str | os.PathLike[str]) -> None:
         UsageError: the kind is not known, or the folder cannot be written to.
     """
     check_report_name(path)
-    is_page = Path(path).suffix == ".html"
-    write_text(report_page(report) if is_page else to_json(report.to_dict()) + "\n", path)
+    write_text(_text(report, Path(path)), path)
+
+
+@contextmanager
+def staged_reports(report: Report, paths: Iterable[Path]) -> Iterator[None]:
+    """Reports that appear when the block ends, which writes what they are about; none of them if it raises.
+
+    Raises:
+        UsageError: the kind of one is not known, or a folder cannot be written to.
+    """
+    with ExitStack() as stack:
+        for path in paths:
+            check_report_name(path)
+            stack.enter_context(_staged_text(_text(report, path), path))
+        yield
 
 
 def write_text(text: str, path: str | os.PathLike[str]) -> None:
@@ -47,8 +61,20 @@ def write_text(text: str, path: str | os.PathLike[str]) -> None:
     Raises:
         UsageError: the folder cannot be written to.
     """
+    with _staged_text(text, path):
+        pass
+
+
+@contextmanager
+def _staged_text(text: str, path: str | os.PathLike[str]) -> Iterator[None]:
     with staged_file(path) as file:
         file.write(text.encode())
+        file.flush()  # a full disk is told here, before the block
+        yield
+
+
+def _text(report: Report, path: Path) -> str:
+    return report_page(report) if path.suffix == ".html" else to_json(report.to_dict()) + "\n"
 
 
 def _finite(value: Any) -> Any:

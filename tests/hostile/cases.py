@@ -24,6 +24,8 @@ class Case:
         command: arguments; `-o out.onnx` and what makes it quick come with commands that write.
         code: the exit code.
         says: part of the one line on stderr.
+        unprivileged: whether not to run as root, who may read and write anything.
+        disk: bytes that no file may grow beyond, as on a full disk or past a quota.
     """
 
     name: str
@@ -31,6 +33,8 @@ class Case:
     command: Sequence[str]
     code: int
     says: str
+    unprivileged: bool = False
+    disk: int | None = None
 
 
 def good_model() -> ModelProto:

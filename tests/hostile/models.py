@@ -55,6 +55,47 @@ def _truncated() -> Iterator[Case]:
         yield from _bytes(f"truncated-{share}", whole[: len(whole) * share // 100], "ONNX model")
 
 
+def _flipped() -> Iterator[Case]:
+    """One bit of a byte that stands so many behind a word."""
+    unread, unloaded, text = "cannot be read as an ONNX model", "ONNX Runtime cannot load it", "is not UTF-8"
+    whole = good_model().SerializeToString()
+    places: dict[str, tuple[bytes, int, int, int, str]] = {
+        "key-of-the-ir-version": (b"\x08", 0, 6, 3, unloaded),
+        "key-of-the-graph": (b"\x08\x08:", 2, 0, 3, unread),
+        "length-of-the-graph": (b"\x08\x08:", 3, 6, 3, unread),
+        "key-of-a-node": (b"\n\x01x\n\x01w", -2, 0, 3, unread),
+        "input-of-a-node": (b"\n\x01x\n\x01w", 2, 4, 3, unloaded),
+        "length-of-an-input": (b"\n\x01x\n\x01w", 1, 2, 3, unread),
+        "output-of-a-node": (b"\x12\x01c", 2, 4, 3, unloaded),
+        "name-of-a-node": (b"\x04conv", 1, 4, 0, ""),
+        "length-of-a-name": (b"\x04conv", 0, 3, 3, unread),
+        "operator": (b"Conv", 0, 1, 3, unloaded),
+        "operator-not-utf-8": (b"Conv", 0, 7, 3, text),
+        "operator-of-two-words": (b"BatchNorm", 5, 5, 3, unloaded),
+        "name-of-the-graph": (b"\x12\x04test", 2, 1, 0, ""),
+        "name-of-the-graph-not-utf-8": (b"\x12\x04test", 4, 7, 3, text),
+        "type-of-a-weight": (b"\x10\x01B\x01w", 1, 0, 3, "m.onnx"),
+        "name-of-a-weight": (b"\x10\x01B\x01w", 4, 1, 3, unloaded),
+        "name-of-a-scale": (b"B\x08bn_scale", 9, 1, 3, unloaded),
+        "channels-of-a-bias": (b"\x08 \x10\x01B\x01b", 1, 0, 3, "m.onnx"),
+        "type-of-a-bias": (b"\x08 \x10\x01B\x01b", 3, 1, 3, "m.onnx"),
+        "name-of-the-input": (b"Z\x1c\n\x01x", 4, 1, 3, unloaded),
+        "key-of-the-input": (b"Z\x1c\n\x01x", 0, 1, 3, "m.onnx"),
+        "name-of-the-output": (b"b\x1c\n\x01y", 4, 1, 3, "m.onnx"),
+        "length-of-the-output": (b"b\x1c\n\x01y", 1, 2, 3, unread),
+        "batch-of-the-input": (b"\x12\x01N", 2, 1, 0, ""),
+        "opset": (b"B\x04\n\x00\x10\x11", 5, 6, 3, "m.onnx"),
+        "key-of-the-opset": (b"B\x04\n\x00\x10\x11", 0, 2, 3, "m.onnx"),
+        "a-weight": (b"bn_meanJ", 12, 0, 0, ""),
+    }
+    for name, (word, offset, bit, code, says) in places.items():
+        at = whole.index(word) + offset
+        content = whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :]
+        yield Case(
+            f"flipped-{name}", lambda f, c=content: (f / "m.onnx").write_bytes(c), OPTIMIZE, code, says
+        )
+
+
 def _graph(change: Callable[[ModelProto], object], name: str, says: str, code: int = 3) -> Case:
     return Case(name, write_model(change), OPTIMIZE, code, says)
 
@@ -147,9 +188,13 @@ def _broken_graphs() -> Iterator[Case]:
 
 
 def _broken_weights() -> Iterator[Case]:
-    anything = ""
+    anything = "m.onnx"
     for name, value in (("nan", np.nan), ("infinite", np.inf), ("minus-infinite", -np.inf)):
         yield _graph(_spoil_weight(value), f"weight-{name}", "finite")
+    huge = np.full((32, 16, 3, 3), 3e38, np.float32)
+    yield _graph(_set_weight(huge), "weights-of-3e38", "is not finite", code=1)
+    yield _graph(_spoil_weight(3e38), "weight-of-3e38", "is not finite", code=1)
+    yield _graph(_set_weight(huge * np.float32(1e-38) * np.float32(1e-7)), "weights-of-1e-45", "", code=0)
     yield _graph(_set_weight(np.zeros((32, 0, 3, 3), np.float32)), "weight-without-channels", anything)
     yield _graph(_set_weight(np.zeros((0, 16, 3, 3), np.float32)), "weight-without-outputs", anything)
     yield _graph(_set_weight(np.zeros((32, 16, 0, 3), np.float32)), "weight-without-taps", anything)
@@ -383,6 +428,7 @@ def _names() -> Iterator[Case]:
 MODELS = [
     *_not_onnx(),
     *_truncated(),
+    *_flipped(),
     *_broken_graphs(),
     *_broken_weights(),
     *_broken_attributes(),

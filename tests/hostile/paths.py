@@ -6,9 +6,11 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import ModelProto
 
+import onnxlr
 from tests.builders import conv_model, gemm_model, weight
 from tests.hostile.cases import Case, good_model
 
@@ -46,6 +48,10 @@ def _inputs() -> Iterator[Case]:
     yield Case("plan-device", _nothing, ("apply", "m.onnx", "/dev/zero"), 3, "/dev/zero")
 
 
+def _other_name(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / "m.onnx").rename(folder / name)
+
+
 def _outputs() -> Iterator[Case]:
     optimize = ("optimize", "m.onnx", "--scheme", "spatial", "-o")
     missing = "does not exist"
@@ -66,6 +72,14 @@ def _outputs() -> Iterator[Case]:
     yield Case("plan-in-no-folder", _nothing, ("plan", "m.onnx", "-o", "no/p.json"), 2, missing)
     yield Case("sweep-in-no-folder", _nothing, ("sweep", "m.onnx", "-o", "no/curve"), 2, missing)
     yield Case("sweep-into-a-file", _nothing, ("sweep", "m.onnx", "-o", "m.onnx"), 2, "is a file")
+    lost = "is another file of this command"
+    yield Case(
+        "report-onto-the-model", _other_name("r.json"), ("optimize", "r.json", "--report", "r.json"), 2, lost
+    )
+    yield Case("report-onto-the-output", _nothing, (*report, "out.json", "-o", "out.json"), 2, lost)
+    yield Case("report-twice", _nothing, (*report, "r.json", "--report", "./r.json"), 2, lost)
+    yield Case("plan-onto-the-model", _nothing, ("plan", "m.onnx", "-o", "m.onnx"), 2, lost)
+    yield Case("output-onto-the-plan", _plan, ("apply", "m.onnx", "p.json", "-o", "p.json"), 2, lost)
     yield Case("curve-nowhere", _nothing, ("optimize", "m.onnx", "--curve", "no"), 3, "cannot be read")
 
 
@@ -91,16 +105,18 @@ def _signatures() -> Iterator[Case]:
         "another-output": (_renamed("output"), "outputs differ"),
         "another-shape": (wider, "y"),
         "another-input": (_renamed("input"), "x"),
-        "another-rank": (gemm_model(weight(16, 32)), ""),
+        "another-rank": (gemm_model(weight(16, 32)), "n.onnx"),
     }
     for name, (model, says) in others.items():
         yield Case(f"validate-{name}", _other(model), ("validate", "m.onnx", "n.onnx"), 3, says)
     compared = ("compare", "m.onnx", "n.onnx")
     yield Case("compare-more-outputs", _other(_with_output(good_model())), compared, 0, "")  # it says so
-    yield Case("compare-another-shape", _other(wider), compared, 3, "")
-    yield Case("compare-another-rank", _other(gemm_model(weight(16, 32))), compared, 3, "")
+    yield Case("compare-another-shape", _other(wider), compared, 3, "has no output that fits 'y'")
+    yield Case(
+        "compare-another-rank", _other(gemm_model(weight(16, 32))), compared, 3, "has no input that fits 'x'"
+    )
     yield Case("compare-one", _nothing, ("compare", "m.onnx"), 2, "two")
-    yield Case("compare-nothing", _nothing, ("compare",), 2, "")
+    yield Case("compare-nothing", _nothing, ("compare",), 2, "Missing argument")
 
 
 def _with_output(model: ModelProto) -> ModelProto:
@@ -109,40 +125,86 @@ def _with_output(model: ModelProto) -> ModelProto:
     return model
 
 
-def _options() -> Iterator[Case]:
-    wrong = {
-        "energy-zero": ["--energy", "0"],
-        "energy-above-1": ["--energy", "1.1"],
-        "energy-nan": ["--energy", "nan"],
-        "target-zero": ["--target-macs", "0"],
-        "target-negative": ["--target-params", "-1"],
-        "target-infinite": ["--target-macs", "inf"],
-        "two-rules": ["--energy", "0.9", "--evbmf"],
-        "align-zero": ["--align", "0"],
-        "unknown-scheme": ["--scheme", "svd"],
-        "bad-expression": ["--exclude", "("],
-        "unknown-input": ["--input-shape", "y:1,2"],
-        "shape-text": ["--input-shape", "x:a"],
-        "other-axes": ["--input-shape", "x:1,16"],
-        "other-channels": ["--input-shape", "x:1,3,9,7"],
-        "no-workers": ["--workers", "0"],
-        "no-such-option": ["--frobnicate"],
-        "limit-negative": ["--max-rel-l2", "-1"],
-        "drop-without-labels": ["--max-drop", "0.1"],
-        "agreement-above-1": ["--min-agreement", "2"],
-        "std-zero": ["--std", "0"],
-        "std-nan": ["--std", "nan"],
-        "batch-zero": ["--batch", "0"],
-        "batch-twice": ["--batch", "1,1"],
-        "unknown-device": ["--device", "tpu"],
+def _forbid(name: str) -> Callable[[Path], None]:
+    def forbid(folder: Path) -> None:
+        (folder / name).chmod(0)
+
+    return forbid
+
+
+def _data(folder: Path) -> None:
+    np.savez(folder / "d.npz", x=np.zeros((4, 16, 9, 7), np.float32))
+
+
+def _external(folder: Path) -> None:
+    onnx.save(
+        good_model(), folder / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0
+    )
+
+
+def _folder(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).mkdir()
+
+
+def _plan(folder: Path) -> None:
+    onnxlr.write_plan(onnxlr.plan(good_model(), energy=0.5, align=4, gate="none"), folder / "p.json")
+
+
+def _first(*steps: Callable[[Path], object]) -> Callable[[Path], None]:
+    def take(folder: Path) -> None:
+        for step in steps:
+            step(folder)
+
+    return take
+
+
+SWEEP = ("sweep", "m.onnx", "--points", "1", "--align", "1", "--gate", "none", "--latency-seconds", "0")
+
+
+def _forbidden() -> Iterator[Case]:
+    """Files that may not be read, and folders that may not be written to."""
+    reading: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+        "model": (_forbid("m.onnx"), ("inspect", "m.onnx")),
+        "model-to-optimize": (_forbid("m.onnx"), ("optimize", "m.onnx")),
+        "external-data": (_first(_external, _forbid("m.data")), ("optimize", "m.onnx")),
+        "plan": (_first(_plan, _forbid("p.json")), ("apply", "m.onnx", "p.json")),
+        "inputs": (_first(_data, _forbid("d.npz")), ("validate", "m.onnx", "m.onnx", "--inputs", "d.npz")),
+        "calibration": (_first(_data, _forbid("d.npz")), ("optimize", "m.onnx", "--calibration", "d.npz")),
+        "folder-of-data": (_first(_folder("d"), _forbid("d")), ("optimize", "m.onnx", "--calibration", "d")),
+        "curve": (_first(_folder("cv"), _forbid("cv")), ("optimize", "m.onnx", "--curve", "cv")),
     }
-    for name, options in wrong.items():
-        given = [] if "--energy" in options or "--target" in options[0] else ["--energy", "0.5"]
-        yield (
-            Case(f"option-{name}", _nothing, ("plan", "m.onnx", "-o", "p.json", *given, *options), 2, "")
-            if (options[0] not in ("--max-rel-l2", "--max-drop", "--min-agreement", "--batch"))
-            else Case(f"option-{name}", _nothing, ("optimize", "m.onnx", *options), 2, "")
-        )
+    for name, (make, command) in reading.items():
+        says = "cannot be read" if name == "curve" else "ermission denied"
+        yield Case(f"unreadable-{name}", make, command, 3, says, unprivileged=True)
+    shut = _first(_folder("shut"), lambda folder: (folder / "shut").chmod(0o555))
+    writing = {
+        "model": ("optimize", "m.onnx", "-o", "shut/o.onnx"),
+        "report": ("optimize", "m.onnx", "--report", "shut/r.json"),
+        "plan": ("plan", "m.onnx", "--energy", "0.5", "-o", "shut/p.json"),
+        "sweep": (*SWEEP, "-o", "shut/curve"),
+        "comparison": ("compare", "m.onnx", "m.onnx", "--report", "shut/c.json"),
+    }
+    for name, command in writing.items():
+        yield Case(f"unwritable-{name}", shut, command, 2, "ermission denied", unprivileged=True)
 
 
-PATHS = [*_inputs(), *_outputs(), *_signatures(), *_options()]
+def _full() -> Iterator[Case]:
+    """A disk that has no more room."""
+    told = "cannot write there"
+    writing: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+        "model": (_nothing, ("optimize", "m.onnx")),
+        "external-data": (_nothing, ("optimize", "m.onnx", "--external-data", "always")),
+        "external-data-of-both": (_external, ("optimize", "m.onnx")),
+        "report": (_nothing, ("optimize", "m.onnx", "--report", "r.html")),
+        "applied": (_plan, ("apply", "m.onnx", "p.json")),
+        "plan": (_nothing, ("plan", "m.onnx", "--energy", "0.5", "--align", "4", "-o", "p.json")),
+        "sweep": (_nothing, (*SWEEP, "-o", "curve")),
+        "comparison": (_nothing, ("compare", "m.onnx", "m.onnx", "--report", "c.html")),
+    }
+    for name, (make, command) in writing.items():
+        yield Case(f"full-disk-{name}", make, command, 2, told, disk=64)
+    page = ("optimize", "m.onnx", "--report", "r.html")
+    yield Case("full-disk-after-the-model", _nothing, page, 2, f"r.html: {told}", disk=8192)
+
+
+PATHS = [*_inputs(), *_outputs(), *_forbidden(), *_full(), *_signatures()]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import chdir
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 from click.testing import CliRunner, Result
@@ -23,23 +25,50 @@ QUICK = {
     "validate": ["--latency-seconds", "0"],
 }
 OUT = {"optimize": "out.onnx", "apply": "out.onnx"}
+NOBODY = 65534
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
 
 
-def problems(case: Case, folder: Path) -> list[tuple[str, str]]:
-    """Kinds of `KINDS` with what was seen; none where all is well.
-
-    Args:
-        case: to try.
-        folder: an empty one.
-    """
-    with chdir(folder):
+def problems(case: Case) -> list[tuple[str, str]]:
+    """Kinds of `KINDS` with what was seen; none where all is well."""
+    with tempfile.TemporaryDirectory() as name, chdir(name):
+        folder = Path(name)
         Path("m.onnx").write_bytes(good_model().SerializeToString())
+        folder.chmod(0o755)
         case.make(folder)
         before = _listing(folder)
-        result = CliRunner().invoke(cli, arguments(case))
+        with _unprivileged(case.unprivileged), _disk(case.disk):
+            result = CliRunner().invoke(cli, arguments(case))
         after = _listing(folder)
     return [*_wrong_words(case, result), *_wrong_files(case, before, after)]
+
+
+@contextmanager
+def _unprivileged(wanted: bool) -> Iterator[None]:
+    """As nobody, where this is root."""
+    user = os.geteuid()
+    if not wanted or user != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@contextmanager
+def _disk(most: int | None) -> Iterator[None]:
+    """Where files may grow to so many bytes."""
+    if most is None:
+        yield
+        return
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def arguments(case: Case) -> list[str]:
