@@ -85,8 +85,8 @@ class Scope:
     def bodies(self) -> Iterator[Scope]:
         """The scopes of the bodies of its nodes, those in bodies of bodies included."""
         for node in self.holder.node:
-            stem = next(filter(None, node.output), node.name)
             for i, body in enumerate(subgraphs(node)):
+                stem = next(filter(None, node.output), node.name)
                 path = f"{self.path}/{quote(stem)}[{i}]"
                 place = f"body of {node.op_type} '{node.name or stem}'"
                 inner = Scope(path, place, body, self.opset, self)

@@ -22,6 +22,8 @@ def remove_unused(before: ModelProto, after: ModelProto) -> ModelProto:
         before: a version of the model in which everything that may go was still read. Left alone.
         after: the version to clean. Left alone; returned itself where nothing became unused.
     """
+    if after is before:
+        return after
     earlier = {scope.path: scope for scope in scopes(before)}
     was_read = {path: set(count_reads(scope.holder)) for path, scope in earlier.items()}
 

@@ -49,7 +49,7 @@ def test_output_sizes_of_a_conv_transpose(
     given_ = {"strides": strides, "dilations": dilations, **padding}
     conv = ConvSpec.create((3, 2, *kernel), transposed=True, **given_)
     if padding.get("auto_pad", "").startswith("SAME"):
-        # as ONNX specifies it; onnx 1.21 infers less where a window is shorter than its stride
+        # as ONNX specifies it; onnx 1.22 infers less where a window is shorter than its stride
         expected = (size[0] * strides[0], size[1] * strides[1])
     else:
         model = conv_model(weight(2, 3, *kernel), size, op="ConvTranspose", **given_)
