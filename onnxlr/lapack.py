@@ -57,7 +57,11 @@ class TridiagonalForm:
         return values[::-1].copy()
 
     def leading_vectors(self, count: int) -> Float:
-        """Orthonormal eigenvectors of the `count` largest eigenvalues, `(n, count)`, largest first."""
+        """Orthonormal eigenvectors of the `count` largest eigenvalues, `(n, count)`, largest first.
+
+        Of the two signs that each may have it gets the one that makes its largest entry positive: LAPACK's
+        choice depends on the processor.
+        """
         n = self.order
         if not 1 <= count <= n:
             raise ValueError(f"1 <= count <= {n} eigenvectors can be asked for, got {count}")
@@ -70,6 +74,7 @@ class TridiagonalForm:
             work, len(work), iwork, len(iwork),
         )  # fmt: skip
         _with_workspace("dormtr", b"L", b"L", b"N", n, count, self._reflectors, n, self._tau, vectors, n)
+        vectors[vectors.max(axis=1) < -vectors.min(axis=1)] *= -1.0
         return np.ascontiguousarray(vectors[::-1]).T
 
 
