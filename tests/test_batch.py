@@ -203,19 +203,43 @@ def test_another_file_of_that_name(folder: Path) -> None:
 
 def test_a_process_that_dies_is_begun_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three times, and then its job has failed."""
-    begun = []
-
-    def die(command: list[str], **_: Any) -> Any:
-        begun.append(command)
-        code = -signal.SIGKILL if len(begun) in (1, 3, 4, 5) else 0
-        return subprocess.CompletedProcess(command, code, "", "")
-
-    monkeypatch.setattr(running.subprocess, "run", die)
+    program = folder / "program"
+    program.write_text(
+        f"#!/bin/sh\necho begun >> {folder}/log\ncase $(wc -l < {folder}/log) in 1|3|4|5) kill -9 $$;; esac\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(running.sys, "executable", str(program))
     jobs = [BatchJob(name, "m.onnx", None, ()) for name in ("a", "b")]
     first, second = run_here(jobs, folder, 1)
     assert (first.exit_code, first.attempts) == (0, 2)
     assert (second.exit_code, second.attempts) == (-signal.SIGKILL, 3)
     assert second.to_dict(folder)["status"] == "failed"
+
+
+def test_interrupted_it_ends_its_jobs(folder: Path) -> None:
+    script = folder / "hang.py"
+    script.write_text(
+        "import os, pathlib, time\n"
+        "def feeds():\n"
+        f"    pathlib.Path({str(folder)!r}, f'{{os.getpid()}}.pid').touch()\n"
+        "    time.sleep(600)\n"
+    )
+    (folder / "models/bad.onnx").unlink()
+    output = folder / "out"
+    started = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "onnxlr", "batch", str(folder / "models/*.onnx"), "-o", str(output)),
+            *("--processes", "2", *QUICK, "--calibration", f"{script}:feeds"),
+        ],
+        stdout=subprocess.DEVNULL,
+    )
+    _wait(lambda: len(list(folder.glob("*.pid"))) == 2)
+    started.terminate()
+    assert started.wait(timeout=60) == 128 + signal.SIGTERM
+    for path in folder.glob("*.pid"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.stem), 0)
+    assert list(output.iterdir()) == []
 
 
 @pytest.fixture

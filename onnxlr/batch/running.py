@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -63,14 +64,19 @@ class Outcome:
 
 
 def run_here(jobs: Sequence[BatchJob], folder: Path, processes: int) -> Iterator[Outcome]:
-    """Run jobs on this machine, so many at a time; outcomes come as they are ready."""
+    """Run jobs on this machine, so many at a time; outcomes come as they are ready.
+
+    Where the caller is interrupted, so are the jobs.
+    """
+    runner = _Runner()
     with ThreadPoolExecutor(processes) as pool:
-        started = [pool.submit(_run, job, str(folder)) for job in jobs]
+        started = [pool.submit(runner.run, job, str(folder)) for job in jobs]
         try:
             for future in as_completed(started):
                 yield future.result()
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            runner.stop()
 
 
 def run_on_cluster(jobs: Sequence[BatchJob], folder: Path, scheduler: str) -> Iterator[Outcome]:
@@ -104,15 +110,45 @@ def run_on_cluster(jobs: Sequence[BatchJob], folder: Path, scheduler: str) -> It
 
 
 def _run(job: BatchJob, folder: str) -> Outcome:
-    """Run one job, again if its process dies."""
-    start, attempts = time.perf_counter(), 0
-    command = [sys.executable, "-m", "onnxlr", *job.command(Path(folder))]
-    code, told = -1, ""
-    while code < 0 and attempts < _ATTEMPTS:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - onnxlr itself
-        code, told, attempts = done.returncode, done.stderr.strip(), attempts + 1
-    worker = f"{gethostname()}:{os.getpid()}"
-    return Outcome(job, code, told, time.perf_counter() - start, attempts, worker)
+    """Run one job on a worker of a cluster."""
+    return _Runner().run(job, folder)
+
+
+class _Runner:
+    """Runs jobs in processes of their own, until it is stopped."""
+
+    def __init__(self) -> None:
+        self._processes: set[subprocess.Popen[str]] = set()
+        self._stopped = threading.Event()
+
+    def run(self, job: BatchJob, folder: str) -> Outcome:
+        """Run one job, again if its process dies."""
+        start, attempts = time.perf_counter(), 0
+        command = [sys.executable, "-m", "onnxlr", *job.command(Path(folder))]
+        code, told = -1, ""
+        while code < 0 and attempts < _ATTEMPTS and not self._stopped.is_set():
+            code, told = self._wait(command)
+            attempts += 1
+        worker = f"{gethostname()}:{os.getpid()}"
+        return Outcome(job, code, told, time.perf_counter() - start, attempts, worker)
+
+    def stop(self) -> None:
+        """Let no process go on."""
+        self._stopped.set()
+        for process in list(self._processes):
+            process.terminate()
+
+    def _wait(self, command: Sequence[str]) -> tuple[int, str]:
+        """The exit code of a command, and what it told on stderr."""
+        with subprocess.Popen(  # noqa: S603 - onnxlr itself
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as process:
+            self._processes.add(process)
+            if self._stopped.is_set():
+                process.terminate()
+            _, told = process.communicate()
+            self._processes.discard(process)
+        return process.returncode, told.strip()
 
 
 def _summary(path: Path) -> dict[str, Any] | None:
