@@ -2,7 +2,7 @@
 
 * cases of `tests/hostile`: bad models, plans, data, paths and options, each with its exit code and message;
 * kills of a command at random moments: is the output the old one or the whole new one?
-* optimizations in one process: what do they leave behind?
+* optimizations in one process: do they leave memory, files, threads or descriptors behind?
 * executions of the fuzzer, for so many seconds each of models and plans (needs atheris).
 
 Exits with 1 if anything is wrong.
@@ -22,7 +22,10 @@ import click
 
 from benchmarks.results import print_rows, write_results
 from tests.hostile.corpus import CASES
-from tests.hostile.trying import KINDS, problems
+from tests.hostile.trying import KINDS
+from tests.hostile.trying import problems as problems_of
+from tests.test_interruption import KILLS
+from tests.test_leaks import OPTIMIZATIONS
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,8 +34,11 @@ ROOT = Path(__file__).parent.parent
 @click.option("--seconds", default=120, help="Time to fuzz each target, in seconds.", show_default=True)
 def main(seconds: int) -> None:
     """Count, print, write results/reliability.json."""
-    rows = [_corpus(), _tests("kills at random moments", "test_interruption.py", 51)]
-    rows += [_tests("optimizations in one process", "test_leaks.py", 202)]
+    rows = [
+        _corpus(),
+        _tests("kills at random moments", "test_interruption.py", KILLS, "partial outputs, litter"),
+        _tests("optimizations in one process", "test_leaks.py", OPTIMIZATIONS, "leaks"),
+    ]
     rows += [_fuzzed(target, seconds) for target in ("model", "plan")]
     write_results("reliability", rows)
     print_rows(rows)
@@ -42,7 +48,7 @@ def main(seconds: int) -> None:
 def _corpus() -> dict[str, Any]:
     found: Counter[str] = Counter()
     for case in CASES:
-        wrong = problems(case)
+        wrong = problems_of(case)
         found.update(kind for kind, _ in wrong)
         for kind, what in wrong:
             print(f"{case.name}: {kind}: {what}", file=sys.stderr)
@@ -50,16 +56,13 @@ def _corpus() -> dict[str, Any]:
     return {"what": "hostile cases", "tried": len(CASES), "wrong": found.total(), "of these": told}
 
 
-def _tests(what: str, file: str, count: int) -> dict[str, Any]:
+def _tests(what: str, file: str, count: int, problems: str) -> dict[str, Any]:
     """What a test of its own tries; anything that fails in it is wrong."""
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", f"tests/{file}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - ours
     failed = re.search(r"(\d+) (?:failed|error)", done.stdout)
     wrong = int(failed[1]) if failed else int(done.returncode != 0)
-    told = {"test_leaks.py": "leaks of memory, files, threads, descriptors"}.get(
-        file, "partial outputs, litter"
-    )
-    return {"what": what, "tried": count, "wrong": wrong, "of these": f"{told}: {wrong}"}
+    return {"what": what, "tried": count, "wrong": wrong, "of these": f"{problems}: {wrong}"}
 
 
 def _fuzzed(target: str, seconds: int) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import pytest
 
 from tests.blocks import ROOT
 
+OPTIMIZATIONS = 202
+
 SCRIPT = """
 import gc, json, os, resource, sys, tempfile, threading
 import numpy as np
@@ -40,10 +42,11 @@ def once():
         onnxlr.optimize(model, energy=0.5, align=4, gate="none", calibration=calibration, checks=checks)
 
 states = []
-for i in range(101):
+for i in range(int(sys.argv[1]) // 2):
     once()
-    if i in (40, 100):
+    if i == 40:
         states.append(state())
+states.append(state())
 print(json.dumps(states))
 """
 
@@ -51,7 +54,7 @@ print(json.dumps(states))
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_nothing_is_left() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", SCRIPT, str(OPTIMIZATIONS)],
         cwd=ROOT,
         capture_output=True,
         text=True,
