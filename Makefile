@@ -70,7 +70,7 @@ runtime: install-release
 
 install-lowest: $(VENV)/bin/python
 	$(PIP) install -q $(UV)
-	$(VENV)/bin/uv pip install -q --system-certs --python $(VENV) --resolution lowest-direct -e '.[gpu,test]'
+	$(VENV)/bin/uv pip install -qU --system-certs --python $(VENV) --resolution lowest-direct -e '.[gpu,test]'
 
 install-torch: $(VENV)/bin/python
 	$(PIP) install -q $(TORCH)

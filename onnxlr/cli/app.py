@@ -153,11 +153,11 @@ def main() -> None:
 
     A decomposition takes up to half a minute, and no signal ends it.
     """
-    code: Any = 0
+    code = 0
     try:
         cli(prog_name="onnxlr")
     except SystemExit as end:
-        code = end.code
+        code = int(end.code or 0)
     if all(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         sys.exit(code)
     atexit._run_exitfuncs()  # temporary folders

@@ -72,7 +72,9 @@ class Sweep:
         }
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write `sweep.json`, `sweep.csv`, `sweep.svg` and a plan for each point, all of them or none.
+        """Write `sweep.json`, `sweep.csv`, `sweep.svg` and a plan for each point; each whole, `sweep.json` last.
+
+        Where one cannot be written, none is.
 
         Without matplotlib, and where there is nothing to draw, there is no `sweep.svg` afterwards.
 
