@@ -72,9 +72,9 @@ class Sweep:
         }
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write `sweep.json`, `sweep.csv`, `sweep.svg` and a plan for each point; each whole, `sweep.json` last.
+        """Write `sweep.json`, `sweep.csv`, `sweep.svg`, and a plan for each point: each whole or not at all.
 
-        Where one cannot be written, none is.
+        Where one cannot be written, none is. `sweep.json` comes last.
 
         Without matplotlib, and where there is nothing to draw, there is no `sweep.svg` afterwards.
 

@@ -13,6 +13,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import atheris
@@ -28,12 +29,10 @@ from tests.hostile.cases import good_model
 
 __all__ = ["TARGETS"]
 
-SCRATCH = Path(tempfile.mkdtemp(prefix="onnxlr-fuzz-"))
 
-
-def read_model(data: bytes) -> None:
+def read_model(folder: Path, data: bytes) -> None:
     """A model from bytes, prepared and analysed as for any command."""
-    path = SCRATCH / "m.onnx"
+    path = folder / "m.onnx"
     path.write_bytes(data)
     try:
         loaded = onnxlr.model_file.load(path)
@@ -42,9 +41,9 @@ def read_model(data: bytes) -> None:
         return
 
 
-def read_plan(data: bytes) -> None:
+def read_plan(folder: Path, data: bytes) -> None:
     """A plan from bytes, and the plan that it is written as."""
-    path = SCRATCH / "p.json"
+    path = folder / "p.json"
     path.write_bytes(data)
     try:
         plan = onnxlr.read_plan(path)
@@ -65,7 +64,7 @@ def seeds(target: str) -> list[bytes]:
     return [json.dumps(plan.to_dict()).encode()]
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {"model": read_model, "plan": read_plan}
+TARGETS: dict[str, Callable[[Path, bytes], None]] = {"model": read_model, "plan": read_plan}
 
 
 def main() -> None:
@@ -73,13 +72,14 @@ def main() -> None:
     logging.disable()  # sizes that are unknown are no news here
     target, *rest = sys.argv[1:]
     seconds = int(rest[0]) if rest else 60
-    folder = Path(rest[1]) if len(rest) > 1 else SCRATCH
-    corpus = folder / "corpus"
-    corpus.mkdir(parents=True, exist_ok=True)
+    folder = Path(rest[1]) if len(rest) > 1 else Path(tempfile.mkdtemp(prefix="onnxlr-fuzz-"))
+    corpus, scratch = folder / "corpus", folder / "scratch"
+    for made in (corpus, scratch):
+        made.mkdir(parents=True, exist_ok=True)
     for i, content in enumerate(seeds(target)):
         (corpus / f"seed{i}").write_bytes(content)
     options = [f"-max_total_time={seconds}", "-max_len=200000", "-timeout=60", f"-artifact_prefix={folder}/"]
-    atheris.Setup([sys.argv[0], *options, str(corpus)], TARGETS[target])
+    atheris.Setup([sys.argv[0], *options, str(corpus)], partial(TARGETS[target], scratch))
     atheris.Fuzz()
 
 
