@@ -26,6 +26,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 def main(folder: Path, count: int, seed: int) -> None:
     """Print a line of JSON for each child: the signal, the moment, how it ended, and what files there are."""
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # it may have been ignored, as in a background job
     rng = random.Random(seed)  # noqa: S311 - no secret
     whole = _run(folder, None, 0.0)[1]
     for i in range(count):

@@ -12,6 +12,9 @@ from tests.blocks import ROOT
 
 OPTIMIZATIONS = 202
 
+ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""Lets glibc give back what is free; by default it keeps 10 MB more, and not always the same."""
+
 SCRIPT = """
 import gc, json, os, resource, sys, tempfile, threading
 import numpy as np
@@ -59,11 +62,11 @@ def test_nothing_is_left() -> None:
         capture_output=True,
         text=True,
         check=True,
-        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        env={"PYTHONPATH": str(ROOT), "PATH": "", **ALLOCATOR},
     )
     early, late = json.loads(done.stdout)
     assert late["files"] == early["files"] == ["x.npz"]
     assert late["descriptors"] == early["descriptors"]
     assert late["threads"] == early["threads"]
     assert late["objects"] - early["objects"] < 500
-    assert late["bytes"] - early["bytes"] < 8 * 2**20  # of 120 optimizations: what the allocator keeps
+    assert late["bytes"] - early["bytes"] < 2 * 2**20  # of 120 optimizations
