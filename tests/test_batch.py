@@ -265,7 +265,7 @@ def scheduler(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes
         )
     ]
     try:
-        _wait(file.exists)
+        _wait(lambda: file.exists() and file.read_text().rstrip().endswith("}"))
         address = json.loads(file.read_text())["address"]
         worker = [
             sys.executable,
