@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
+from onnxlr.conv_checks import check_convs
 from onnxlr.errors import ModelError
 from onnxlr.external_data import ExternalData, is_external, stored_bytes, take_in
 from onnxlr.regular_files import check_regular
@@ -94,6 +95,7 @@ def load(source: str | os.PathLike[str] | ModelProto | Model) -> Model:
         return source
     model = Model(source) if isinstance(source, ModelProto) else _read(Path(source))
     _check_external_data(model)
+    check_convs(model.proto, model.name)
     return model
 
 

@@ -8,6 +8,7 @@ is not 0. The last line tells how many inputs were tried.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -20,23 +21,21 @@ import atheris
 
 with atheris.instrument_imports(include=["onnxlr", "passes"]):
     import onnxlr
-    from onnxlr.job import Job
-    from onnxlr.parallel import no_progress
     from onnxlr.plan import Plan
 
 from tests.builders import conv_bn_model, conv_model, gemm_model, left_gemm_model, weight
 from tests.hostile.cases import good_model
+from tests.hostile.mutation import mutate_model
 
 __all__ = ["TARGETS"]
 
 
-def read_model(folder: Path, data: bytes) -> None:
-    """A model from bytes, prepared and analysed as for any command."""
+def optimize_model(folder: Path, data: bytes) -> None:
+    """A model from bytes, prepared, analysed, planned and rewritten, but not run."""
     path = folder / "m.onnx"
     path.write_bytes(data)
     try:
-        loaded = onnxlr.model_file.load(path)
-        Job(loaded, {}, 1, no_progress)
+        onnxlr.optimize(path, energy=0.5, align=1, gate="none", workers=1, checks=None)
     except onnxlr.OnnxlrError:
         return
 
@@ -64,7 +63,15 @@ def seeds(target: str) -> list[bytes]:
     return [json.dumps(plan.to_dict()).encode()]
 
 
-TARGETS: dict[str, Callable[[Path, bytes], None]] = {"model": read_model, "plan": read_plan}
+def change_model(data: bytes, max_size: int, seed: int) -> bytes:
+    """As a model, mostly; some times, and where it is none, as bytes."""
+    if seed % 4:
+        with contextlib.suppress(ValueError):
+            return mutate_model(data, seed)
+    return bytes(atheris.Mutate(data, max_size))
+
+
+TARGETS: dict[str, Callable[[Path, bytes], None]] = {"model": optimize_model, "plan": read_plan}
 
 
 def main() -> None:
@@ -79,7 +86,8 @@ def main() -> None:
     for i, content in enumerate(seeds(target)):
         (corpus / f"seed{i}").write_bytes(content)
     options = [f"-max_total_time={seconds}", "-max_len=200000", "-timeout=60", f"-artifact_prefix={folder}/"]
-    atheris.Setup([sys.argv[0], *options, str(corpus)], partial(TARGETS[target], scratch))
+    change = {"custom_mutator": change_model} if target == "model" else {}
+    atheris.Setup([sys.argv[0], *options, str(corpus)], partial(TARGETS[target], scratch), **change)
     atheris.Fuzz()
 
 

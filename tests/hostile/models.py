@@ -104,6 +104,11 @@ def _cycle(model: ModelProto) -> None:
     model.graph.node[0].input[0] = "y"
 
 
+def _cycle_of_identities(model: ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Identity", ["p"], ["q"], "first"))
+    model.graph.node.append(helper.make_node("Identity", ["q"], ["p"], "second"))
+
+
 def _rename_input(index: int, to: str) -> Callable[[ModelProto], None]:
     def change(model: ModelProto) -> None:
         model.graph.node[0].input[index] = to
@@ -159,6 +164,7 @@ def _set(path: str, value: object) -> Callable[[ModelProto], None]:
 def _broken_graphs() -> Iterator[Case]:
     anything = "m.onnx"
     yield _graph(_cycle, "cycle", anything)
+    yield _graph(_cycle_of_identities, "cycle-of-identities", anything)
     yield _graph(lambda m: m.graph.node.reverse(), "unsorted", "", code=0)  # as ONNX Runtime takes it
     yield _graph(_rename_input(0, "nowhere"), "missing-input", anything)
     yield _graph(_rename_input(1, "nowhere"), "missing-weight", anything)
@@ -195,9 +201,15 @@ def _broken_weights() -> Iterator[Case]:
     yield _graph(_set_weight(huge), "weights-of-3e38", "is not finite", code=1)
     yield _graph(_spoil_weight(3e38), "weight-of-3e38", "is not finite", code=1)
     yield _graph(_set_weight(huge * np.float32(1e-38) * np.float32(1e-7)), "weights-of-1e-45", "", code=0)
-    yield _graph(_set_weight(np.zeros((32, 0, 3, 3), np.float32)), "weight-without-channels", anything)
+    yield _graph(
+        _set_weight(np.zeros((32, 0, 3, 3), np.float32)),
+        "weight-without-channels",
+        "a weight of shape [32, 0, 3, 3]",
+    )
     yield _graph(_set_weight(np.zeros((0, 16, 3, 3), np.float32)), "weight-without-outputs", anything)
-    yield _graph(_set_weight(np.zeros((32, 16, 0, 3), np.float32)), "weight-without-taps", anything)
+    yield _graph(
+        _set_weight(np.zeros((32, 16, 0, 3), np.float32)), "weight-without-taps", "a weight of shape"
+    )
     yield _graph(_set_weight(np.zeros((32, 8, 3, 3), np.float32)), "weight-of-other-channels", anything)
     yield _graph(_set_weight(np.zeros((32, 16), np.float32)), "weight-of-two-axes", anything)
     yield _graph(_set_weight(np.zeros((), np.float32)), "weight-without-axes", anything)
