@@ -33,9 +33,8 @@ def check_convs(model: ModelProto, name: str) -> None:
         shapes = {tensor.name: tensor.dims for tensor in scope.initializers}
         for node in scope.holder.node:
             for what, values in _impossible(node, shapes):
-                raise ModelError(
-                    f"{name}: {node.op_type} '{node.name}' has {what} {list(values)}; nothing can compute that"
-                )
+                where = f"{name}: {node.op_type} '{node.name}'"
+                raise ModelError(f"{where} has {what} {list(values)}, which nothing can compute")
 
 
 def _impossible(node: NodeProto, shapes: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, Sequence[int]]]:

@@ -85,7 +85,13 @@ def main() -> None:
         made.mkdir(parents=True, exist_ok=True)
     for i, content in enumerate(seeds(target)):
         (corpus / f"seed{i}").write_bytes(content)
-    options = [f"-max_total_time={seconds}", "-max_len=200000", "-timeout=60", f"-artifact_prefix={folder}/"]
+    options = [
+        f"-max_total_time={seconds}",
+        "-max_len=200000",
+        "-timeout=60",
+        "-rss_limit_mb=6000",
+        f"-artifact_prefix={folder}/",
+    ]
     change = {"custom_mutator": change_model} if target == "model" else {}
     atheris.Setup([sys.argv[0], *options, str(corpus)], partial(TARGETS[target], scratch), **change)
     atheris.Fuzz()
