@@ -10,8 +10,8 @@ UV ?= uv==0.13.9
 OUT ?= demo
 ARGS ?=
 
-# archives have the date of the last commit
-DATED = SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct)
+# archives have the date of the last commit, or that of 1980 where there is no repository
+DATED = SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 315532800)
 
 .PHONY: demo docs test test-interoperability test-lowest test-train lint benchmark \
     release committed audit dist runtime

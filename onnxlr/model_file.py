@@ -18,12 +18,12 @@ from google.protobuf.message import DecodeError, EncodeError
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from onnxlr.conv_checks import check_convs
 from onnxlr.errors import ModelError
 from onnxlr.external_data import ExternalData, is_external, stored_bytes, take_in
+from onnxlr.model_checks import check_model
 from onnxlr.regular_files import check_regular
 from onnxlr.spill import Spill
-from passes.graph import all_tensors, scopes
+from passes.graph import all_tensors
 
 __all__ = ["PROTOBUF_LIMIT", "Model", "load", "model_hash", "read_tensor"]
 
@@ -88,14 +88,14 @@ def load(source: str | os.PathLike[str] | ModelProto | Model) -> Model:
     """Load a model without its external data, or wrap one that is in memory.
 
     Raises:
-        ModelError: there is no such file, it is no ONNX model, or its external data are missing, too short,
-            or outside its folder.
+        ModelError: there is no such file, it is no ONNX model, its external data are missing, too short, or
+            outside its folder, or it is damaged in a way that others do not survive.
     """
     if isinstance(source, Model):
         return source
     model = Model(source) if isinstance(source, ModelProto) else _read(Path(source))
-    _check_external_data(model)
-    check_convs(model.proto, model.name)
+    size = PROTOBUF_LIMIT if model.file is None else model.file.stat().st_size
+    check_model(model.proto, model.folder, model.name, size)
     return model
 
 
@@ -110,17 +110,7 @@ def _read(path: Path) -> Model:
         raise ModelError(f"{path}: cannot be read as an ONNX model ({error})") from error
     if not proto.graph.node:
         raise ModelError(f"{path}: not an ONNX model, or one without nodes")
-    _check_names(proto, path)
     return Model(proto, path.parent, path.name, path)
-
-
-def _check_names(proto: ModelProto, path: Path) -> None:
-    """Protobuf gives names that are not UTF-8 as bytes, which nothing else expects."""
-    for scope in scopes(proto):
-        for node in scope.holder.node:
-            for name in (node.name, node.op_type, node.domain, *node.input, *node.output):
-                if not isinstance(name, str):
-                    raise ModelError(f"{path}: the name {name!r} is not UTF-8")
 
 
 def read_tensor(model: Model, tensor: TensorProto) -> NDArray[Any]:
@@ -160,16 +150,6 @@ def _hash_in_parts(proto: ModelProto, digest: hashlib._Hash) -> None:
         digest.update(tensor.raw_data)
         tensor.ClearField("raw_data")
     digest.update(bare.SerializeToString(deterministic=True))
-
-
-def _check_external_data(model: Model) -> None:
-    for tensor in filter(is_external, all_tensors(model.proto)):
-        try:
-            problem = ExternalData(tensor).check(model.folder)
-        except (ValueError, KeyError, OSError, RuntimeError) as error:  # RuntimeError: a loop of links
-            problem = f"has unreadable attributes ({error})"
-        if problem:
-            raise ModelError(f"{model.name}: external data of tensor '{tensor.name}' {problem}")
 
 
 def _serialized_size(proto: ModelProto) -> int:
