@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import BinaryIO
 from onnxlr.errors import UsageError
 
 __all__ = ["check_replaceable", "flush", "flush_folder", "staged_file", "staging_folder"]
+
+_stages: dict[Path, int] = {}
+"""Temporary folders that there are, and the process that has made each."""
 
 
 @contextmanager
@@ -39,14 +43,25 @@ def staging_folder(target: Path) -> Iterator[Path]:
         UsageError: the target cannot be written there; also for any OSError within the block.
     """
     check_replaceable(target)
+    stage = target.parent / f".onnxlr-{secrets.token_hex(8)}"
+    _stages[stage] = os.getpid()
     try:
-        stage = Path(tempfile.mkdtemp(prefix=".onnxlr-", dir=target.parent))
         try:
+            stage.mkdir(mode=0o700)
             yield stage
         finally:
             shutil.rmtree(stage, ignore_errors=True)
+            del _stages[stage]
     except OSError as error:
         raise UsageError(f"{target}: cannot write there ({error.strerror or error})") from error
+
+
+@atexit.register
+def _remove_stages() -> None:
+    """Where an interruption came while a folder was being made or removed."""
+    for stage, process in _stages.items():
+        if process == os.getpid():
+            shutil.rmtree(stage, ignore_errors=True)
 
 
 def check_replaceable(target: Path) -> None:

@@ -8,6 +8,7 @@ so that the moments are those of the work and of the writing, not of starting Py
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -18,8 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-import onnxlr  # noqa: F401 - imported before forking
-from onnxlr.cli import cli
+from onnxlr import cli
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
@@ -69,12 +69,14 @@ def _run(folder: Path, number: signal.Signals | None, delay: float) -> tuple[int
             "--align",
             "4",
         ]
+        sys.argv = ["onnxlr", *arguments, "--latency-seconds", "0", "--report", "out/r.json"]
         code = 70
         try:
-            cli.main([*arguments, "--latency-seconds", "0", "--report", "out/r.json"])
+            cli.main()
         except SystemExit as end:
             code = int(end.code or 0)
         finally:
+            atexit._run_exitfuncs()  # a fork cannot end as Python does: it lacks BLAS's threads
             os._exit(code)
     if number is not None:
         time.sleep(delay)
