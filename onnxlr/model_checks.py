@@ -1,13 +1,14 @@
 """What a model is refused for when it is loaded, as nothing else would do so in one line.
 
-Protobuf gives names that are not UTF-8 as bytes. onnx's shape inference takes all memory where a tensor is
-said to be larger than any could be. ONNX Runtime before 1.31 divides by the zeros of a Conv, and the process
-ends without a word.
+Protobuf gives names that are not UTF-8 as bytes. The passes go round and round in a cycle. onnx's shape
+inference takes all memory where a tensor is said to be larger than any could be. ONNX Runtime before 1.31
+divides by the zeros of a Conv, and the process ends without a word.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from math import prod
 from pathlib import Path
 
@@ -36,10 +37,11 @@ def check_model(model: ModelProto, folder: Path, name: str, size: int) -> None:
         size: bytes of the model at most.
 
     Raises:
-        ModelError: a name is not UTF-8; external data are missing, too short, or outside the folder; a tensor
-            is larger than the whole model; a size, stride or dilation is below 1, or a pad negative.
+        ModelError: a name is not UTF-8; a value is computed twice, or from itself; external data are missing,
+            too short, or outside the folder; a tensor is larger than the whole model; a size, stride or
+            dilation is below 1, or a pad negative.
     """
-    problems = (_names(model), _tensors(model, folder, size), _windows(model))
+    problems = (_names(model), _order(model), _tensors(model, folder, size), _windows(model))
     for problem in (problem for kind in problems for problem in kind):
         raise ModelError(f"{name}: {problem}")
 
@@ -50,6 +52,24 @@ def _names(model: ModelProto) -> Iterator[str]:
             for name in (node.name, node.op_type, node.domain, *node.input, *node.output):
                 if not isinstance(name, str):
                     yield f"the name {name!r} is not UTF-8"
+
+
+def _order(model: ModelProto) -> Iterator[str]:
+    for scope in scopes(model):
+        made_by = dict.fromkeys(scope.input_names, -1)
+        for i, node in enumerate(scope.holder.node):
+            for name in filter(None, node.output):
+                if made_by.setdefault(name, i) != i:
+                    yield f"value '{name}' is computed twice"
+        before = {
+            i: {made_by.get(name, -1) for name in node.input} for i, node in enumerate(scope.holder.node)
+        }
+        if any(max(others, default=-1) >= i for i, others in before.items()):  # unsorted, or a cycle
+            try:
+                TopologicalSorter(before).prepare()
+            except CycleError as error:
+                node = scope.holder.node[error.args[1][0]]
+                yield f"{node.op_type} '{node.name}' reads what is computed from its own output"
 
 
 def _tensors(model: ModelProto, folder: Path, size: int) -> Iterator[str]:

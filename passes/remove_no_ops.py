@@ -114,8 +114,6 @@ class _Search:
             source, result = plan.name(node.input[0]), node.output[0]
             if not reads[result] or not self._is_plain(constants.scope, source, result):  # rules 2 and 4
                 continue
-            if source == result:  # a cycle, which is no graph
-                continue
             if result not in self._outputs:  # rule 3
                 plan.names[result] = source
             elif source in computed and source not in self._outputs:

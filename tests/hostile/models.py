@@ -163,8 +163,8 @@ def _set(path: str, value: object) -> Callable[[ModelProto], None]:
 
 def _broken_graphs() -> Iterator[Case]:
     anything = "m.onnx"
-    yield _graph(_cycle, "cycle", anything)
-    yield _graph(_cycle_of_identities, "cycle-of-identities", anything)
+    yield _graph(_cycle, "cycle", "from its own output")
+    yield _graph(_cycle_of_identities, "cycle-of-identities", "from its own output")
     yield _graph(lambda m: m.graph.node.reverse(), "unsorted", "", code=0)  # as ONNX Runtime takes it
     yield _graph(_rename_input(0, "nowhere"), "missing-input", anything)
     yield _graph(_rename_input(1, "nowhere"), "missing-weight", anything)
@@ -178,8 +178,9 @@ def _broken_graphs() -> Iterator[Case]:
     yield _graph(_set("graph.node.0.op_type", "Convolve"), "unknown-operator", anything)
     yield _graph(_set("graph.node.0.op_type", ""), "no-operator", anything)
     yield _graph(_set("graph.output.0.name", "nowhere"), "output-of-nothing", anything)
-    yield _graph(lambda m: m.graph.node.append(m.graph.node[0]), "node-twice", anything)
-    yield _graph(lambda m: m.graph.node.extend([m.graph.node[1]] * 3), "output-thrice", anything)
+    yield _graph(lambda m: m.graph.node.append(m.graph.node[0]), "node-twice", "is computed twice")
+    yield _graph(lambda m: m.graph.node.extend([m.graph.node[1]] * 3), "output-thrice", "is computed twice")
+    yield _graph(lambda m: m.graph.node[0].output.__setitem__(0, "x"), "onto-its-input", "is computed twice")
     yield _graph(_set("ir_version", 999), "future-ir", anything)
     yield _graph(_set("opset_import.0.version", 999), "future-opset", anything)
     yield _graph(lambda m: m.ClearField("opset_import"), "no-opset", anything)
