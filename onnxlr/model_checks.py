@@ -59,8 +59,9 @@ def _order(model: ModelProto) -> Iterator[str]:
         made_by = dict.fromkeys(scope.input_names, -1)
         for i, node in enumerate(scope.holder.node):
             for name in filter(None, node.output):
-                if made_by.setdefault(name, i) != i:
+                if name in made_by:
                     yield f"value '{name}' is computed twice"
+                made_by[name] = i
         before = {
             i: {made_by.get(name, -1) for name in node.input} for i, node in enumerate(scope.holder.node)
         }
