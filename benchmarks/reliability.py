@@ -27,6 +27,9 @@ from tests.hostile.trying import problems as problems_of
 from tests.test_interruption import KILLS
 from tests.test_leaks import OPTIMIZATIONS
 
+_SHOWN = 3000
+"""Characters of what went wrong."""
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -62,6 +65,8 @@ def _tests(what: str, file: str, count: int, problems: str) -> dict[str, Any]:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - ours
     failed = re.search(r"(\d+) (?:failed|error)", done.stdout)
     wrong = int(failed[1]) if failed else int(done.returncode != 0)
+    if wrong:
+        print(done.stdout[-_SHOWN:], file=sys.stderr)
     return {"what": what, "tried": count, "wrong": wrong, "of these": f"{problems}: {wrong}"}
 
 
@@ -72,6 +77,8 @@ def _fuzzed(target: str, seconds: int) -> dict[str, Any]:
         crashes = len([path for path in Path(folder).iterdir() if path.is_file()])
     runs = re.search(r"^Done (\d+) runs in", done.stderr, re.M)
     wrong = max(crashes, int(done.returncode != 0))
+    if wrong:
+        print(done.stderr[-_SHOWN:], file=sys.stderr)
     return {
         "what": f"fuzzed {target}s",
         "tried": int(runs[1]) if runs else 0,
