@@ -61,6 +61,7 @@ dist: runtime
 	$(DATED) $(VENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --short-PURLs \
 	    --output-reproducible -o dist/onnxlr.cdx.json $(VENV)/runtime
 	cd dist && sha256sum onnxlr* > SHA256SUMS
+	$(VENV)/bin/python -m pytest -q --noconftest tests/test_release.py
 
 runtime: install-release
 	rm -rf dist $(VENV)/runtime

@@ -26,6 +26,13 @@ def dry_install(folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What `make demo` prints, and where it writes."""
+    out = tmp_path_factory.mktemp("demo")
+    return make("demo", out), out
+
+
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where README's reader stands: with the model and the data that the demo writes."""
     return prepare(tmp_path_factory.mktemp("readme"))
@@ -37,8 +44,10 @@ def test_every_kind_of_block_is_known() -> None:
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.kind != "text"], ids=str)
-def test_blocks_run(block: Block, folder: Path) -> None:
-    if block.text.startswith("make "):
+def test_blocks_run(block: Block, folder: Path, request: pytest.FixtureRequest) -> None:
+    if block.text.strip() == "make demo":
+        assert request.getfixturevalue("demo")
+    elif block.text.startswith("make "):
         assert make(block.text.split()[1], folder)
     elif block.text.startswith("pip install"):
         assert dry_install(folder)
@@ -49,11 +58,11 @@ def test_blocks_run(block: Block, folder: Path) -> None:
         assert run_block(block, folder)
 
 
-def test_the_demo_prints_what_readme_says(tmp_path: Path) -> None:
+def test_the_demo_prints_what_readme_says(demo: tuple[str, Path]) -> None:
     (shown,) = [block.text for block in BLOCKS if block.source == "make demo"]
-    printed = make("demo", tmp_path)
+    printed, out = demo
     assert _stable(shown) == _stable(printed)
-    assert (tmp_path / "report.json").is_file()
+    assert (out / "report.json").is_file()
 
 
 def _stable(text: str) -> list[str]:

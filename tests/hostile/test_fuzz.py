@@ -14,7 +14,7 @@ from tests.blocks import ROOT
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="needs atheris")
 
-SECONDS = 8
+SECONDS = 5
 
 
 @pytest.mark.parametrize("target", ["model", "plan"])
