@@ -81,7 +81,16 @@ def look(page: Path, *options: str) -> dict[str, Any]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep, and a result of the same model with its reports."""
     folder = prepare(tmp_path_factory.mktemp("page"))
-    data = ["--calibration", "calibration.npz", "--inputs", "test.npz", "--labels", "test_labels.npy"]
+    data = [
+        "--calibration",
+        "calibration.npz",
+        "--calibration-samples",
+        "64",
+        "--inputs",
+        "test.npz",
+        "--labels",
+        "test_labels.npy",
+    ]
     sweep = ["onnxlr", "sweep", "model.onnx", "-o", "curve", "--points", "2", "--latency-seconds", "0.05"]
     run([*sweep, *data], folder)
     reports = ["--report", "report.json", "--report", "report.html", "--curve", "curve"]
