@@ -22,8 +22,7 @@ import click
 
 from benchmarks.results import print_rows, write_results
 from tests.hostile.corpus import CASES
-from tests.hostile.trying import KINDS
-from tests.hostile.trying import problems as problems_of
+from tests.hostile.trying import KINDS, problems
 from tests.test_interruption import KILLS
 from tests.test_leaks import OPTIMIZATIONS
 
@@ -51,7 +50,7 @@ def main(seconds: int) -> None:
 def _corpus() -> dict[str, Any]:
     found: Counter[str] = Counter()
     for case in CASES:
-        wrong = problems_of(case)
+        wrong = problems(case)
         found.update(kind for kind, _ in wrong)
         for kind, what in wrong:
             print(f"{case.name}: {kind}: {what}", file=sys.stderr)
@@ -59,7 +58,7 @@ def _corpus() -> dict[str, Any]:
     return {"what": "hostile cases", "tried": len(CASES), "wrong": found.total(), "of these": told}
 
 
-def _tests(what: str, file: str, count: int, problems: str) -> dict[str, Any]:
+def _tests(what: str, file: str, count: int, looked_for: str) -> dict[str, Any]:
     """What a test of its own tries; anything that fails in it is wrong."""
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", f"tests/{file}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - ours
@@ -67,7 +66,7 @@ def _tests(what: str, file: str, count: int, problems: str) -> dict[str, Any]:
     wrong = int(failed[1]) if failed else int(done.returncode != 0)
     if wrong:
         print(done.stdout[-_SHOWN:], file=sys.stderr)
-    return {"what": what, "tried": count, "wrong": wrong, "of these": f"{problems}: {wrong}"}
+    return {"what": what, "tried": count, "wrong": wrong, "of these": f"{looked_for}: {wrong}"}
 
 
 def _fuzzed(target: str, seconds: int) -> dict[str, Any]:

@@ -68,8 +68,8 @@ def _limits(line: str, root: Path, controller: str, versions: tuple[Limit, Limit
     base, limit = (root / controller, versions[1]) if controllers else (root, versions[0])
     group = base / path.lstrip("/")
     for folder in (group, *group.parents):
-        if folder.is_relative_to(base) and 0 < limit(folder) < math.inf:
-            yield limit(folder)
+        if folder.is_relative_to(base) and 0 < (found := limit(folder)) < math.inf:
+            yield found
 
 
 def _cpu_max(folder: Path) -> float:

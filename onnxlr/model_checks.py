@@ -16,7 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxlr.errors import ModelError
 from onnxlr.external_data import ExternalData, is_external
-from passes.graph import all_tensors, attributes, is_operator, scopes
+from passes.graph import Scope, all_tensors, attributes, is_operator, scopes
 
 __all__ = ["check_model"]
 
@@ -41,36 +41,39 @@ def check_model(model: ModelProto, folder: Path, name: str, size: int) -> None:
             too short, or outside the folder; a tensor is larger than the whole model; a size, stride or
             dilation is below 1, or a pad negative.
     """
-    problems = (_names(model), _order(model), _tensors(model, folder, size), _windows(model))
-    for problem in (problem for kind in problems for problem in kind):
+    for problem in _problems(model, folder, size):
         raise ModelError(f"{name}: {problem}")
 
 
-def _names(model: ModelProto) -> Iterator[str]:
+def _problems(model: ModelProto, folder: Path, size: int) -> Iterator[str]:
     for scope in scopes(model):
-        for node in scope.holder.node:
-            for name in (node.name, node.op_type, node.domain, *node.input, *node.output):
-                if not isinstance(name, str):
-                    yield f"the name {name!r} is not UTF-8"
+        yield from _names(scope)
+        yield from _order(scope)
+        yield from _windows(scope)
+    yield from _tensors(model, folder, size)
 
 
-def _order(model: ModelProto) -> Iterator[str]:
-    for scope in scopes(model):
-        made_by = dict.fromkeys(scope.input_names, -1)
-        for i, node in enumerate(scope.holder.node):
-            for name in filter(None, node.output):
-                if name in made_by:
-                    yield f"value '{name}' is computed twice"
-                made_by[name] = i
-        before = {
-            i: {made_by.get(name, -1) for name in node.input} for i, node in enumerate(scope.holder.node)
-        }
-        if any(max(others, default=-1) >= i for i, others in before.items()):  # unsorted, or a cycle
-            try:
-                TopologicalSorter(before).prepare()
-            except CycleError as error:
-                node = scope.holder.node[error.args[1][0]]
-                yield f"{node.op_type} '{node.name}' reads what is computed from its own output"
+def _names(scope: Scope) -> Iterator[str]:
+    for node in scope.holder.node:
+        for name in (node.name, node.op_type, node.domain, *node.input, *node.output):
+            if not isinstance(name, str):
+                yield f"the name {name!r} is not UTF-8"
+
+
+def _order(scope: Scope) -> Iterator[str]:
+    made_by = dict.fromkeys(scope.input_names, -1)
+    for i, node in enumerate(scope.holder.node):
+        for name in filter(None, node.output):
+            if name in made_by:
+                yield f"value '{name}' is computed twice"
+            made_by[name] = i
+    before = {i: {made_by.get(name, -1) for name in node.input} for i, node in enumerate(scope.holder.node)}
+    if any(max(others, default=-1) >= i for i, others in before.items()):  # unsorted, or a cycle
+        try:
+            TopologicalSorter(before).prepare()
+        except CycleError as error:
+            node = scope.holder.node[error.args[1][0]]
+            yield f"{node.op_type} '{node.name}' reads what is computed from its own output"
 
 
 def _tensors(model: ModelProto, folder: Path, size: int) -> Iterator[str]:
@@ -90,12 +93,11 @@ def _external(tensor: TensorProto, folder: Path) -> str | None:
         return f"has unreadable attributes ({error})"
 
 
-def _windows(model: ModelProto) -> Iterator[str]:
-    for scope in scopes(model):
-        shapes = {tensor.name: tensor.dims for tensor in scope.initializers}
-        for node in scope.holder.node:
-            for what, values in _impossible(node, shapes):
-                yield f"{node.op_type} '{node.name}' has {what} {list(values)}, which nothing can compute"
+def _windows(scope: Scope) -> Iterator[str]:
+    shapes = {tensor.name: tensor.dims for tensor in scope.initializers}
+    for node in scope.holder.node:
+        for what, values in _impossible(node, shapes):
+            yield f"{node.op_type} '{node.name}' has {what} {list(values)}, which nothing can compute"
 
 
 def _impossible(node: NodeProto, shapes: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, Sequence[int]]]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from tests.builders import conv_bn_model, weight
 
-__all__ = ["Case", "good_model", "write_model"]
+__all__ = ["Case", "external_model", "good_model", "in_turn", "write_model"]
 
 
 @dataclass(frozen=True)
@@ -53,3 +53,32 @@ def write_model(change: Callable[[ModelProto], object]) -> Callable[[Path], obje
         (folder / "m.onnx").write_bytes(data)
 
     return write
+
+
+def external_model(**entries: object) -> Callable[[Path], None]:
+    """The good model with its weight in `m.data`, and what is said of it changed."""
+
+    def write(folder: Path) -> None:
+        model = good_model()
+        tensor = model.graph.initializer[0]
+        content = tensor.raw_data
+        (folder / "m.data").write_bytes(content)
+        said = {"location": "m.data", "offset": 0, "length": len(content), **entries}
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in said.items():
+            if value is not None:
+                tensor.external_data.add(key=key, value=str(value))
+        (folder / "m.onnx").write_bytes(model.SerializeToString())
+
+    return write
+
+
+def in_turn(*steps: Callable[[Path], object]) -> Callable[[Path], None]:
+    """Takes one step after the other."""
+
+    def take(folder: Path) -> None:
+        for step in steps:
+            step(folder)
+
+    return take

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from tests.hostile.cases import Case, good_model, write_model
+from tests.hostile.cases import Case, external_model, good_model, in_turn, write_model
 
 __all__ = ["MODELS"]
 
@@ -355,75 +355,57 @@ def _file(make: Callable[[], ModelProto]) -> Callable[[Path], object]:
     return lambda folder: (folder / "m.onnx").write_bytes(make().SerializeToString())
 
 
-def _external(**entries: object) -> Callable[[Path], None]:
-    """The good model with its weight in `m.data`, and what is said of it changed."""
-
-    def write(folder: Path) -> None:
-        model = good_model()
-        tensor = model.graph.initializer[0]
-        content = tensor.raw_data
-        (folder / "m.data").write_bytes(content)
-        said = {"location": "m.data", "offset": 0, "length": len(content), **entries}
-        tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in said.items():
-            if value is not None:
-                tensor.external_data.add(key=key, value=str(value))
-        (folder / "m.onnx").write_bytes(model.SerializeToString())
-
-    return write
-
-
-def _then(first: Callable[[Path], object], second: Callable[[Path], object]) -> Callable[[Path], None]:
-    def write(folder: Path) -> None:
-        first(folder)
-        second(folder)
-
-    return write
-
-
 def _external_data() -> Iterator[Case]:
     outside, size = "outside the model's folder", len(good_model().graph.initializer[0].raw_data)
     told = {
-        "missing": (_external(location="no.data"), "is missing"),
-        "deleted": (_then(_external(), lambda folder: (folder / "m.data").unlink()), "is missing"),
-        "short": (_then(_external(), lambda folder: os.truncate(folder / "m.data", size - 1)), "is cut off"),
-        "empty": (_then(_external(), lambda folder: os.truncate(folder / "m.data", 0)), "is cut off"),
-        "parent": (_external(location="../m.data"), outside),
-        "parent-in-between": (_external(location="a/../../m.data"), outside),
-        "absolute": (_external(location="/etc/passwd"), outside),
-        "no-location": (_external(location=None), outside),
-        "empty-location": (_external(location=""), outside),
-        "folder-as-location": (_external(location="."), outside),
-        "null-in-location": (_external(location="m\0.data"), "m.onnx"),
-        "very-long-location": (_external(location="a" * 5000), "m.onnx"),
+        "missing": (external_model(location="no.data"), "is missing"),
+        "deleted": (in_turn(external_model(), lambda folder: (folder / "m.data").unlink()), "is missing"),
+        "short": (
+            in_turn(external_model(), lambda folder: os.truncate(folder / "m.data", size - 1)),
+            "is cut off",
+        ),
+        "empty": (in_turn(external_model(), lambda folder: os.truncate(folder / "m.data", 0)), "is cut off"),
+        "parent": (external_model(location="../m.data"), outside),
+        "parent-in-between": (external_model(location="a/../../m.data"), outside),
+        "absolute": (external_model(location="/etc/passwd"), outside),
+        "no-location": (external_model(location=None), outside),
+        "empty-location": (external_model(location=""), outside),
+        "folder-as-location": (external_model(location="."), outside),
+        "null-in-location": (external_model(location="m\0.data"), "m.onnx"),
+        "very-long-location": (external_model(location="a" * 5000), "m.onnx"),
         "link": (
-            _then(_external(location="l.data"), lambda folder: os.symlink("m.data", folder / "l.data")),
+            in_turn(
+                external_model(location="l.data"), lambda folder: os.symlink("m.data", folder / "l.data")
+            ),
             "link",
         ),
         "link-outside": (
-            _then(_external(location="l.data"), lambda folder: os.symlink("/etc/passwd", folder / "l.data")),
+            in_turn(
+                external_model(location="l.data"), lambda folder: os.symlink("/etc/passwd", folder / "l.data")
+            ),
             outside,
         ),
         "loop-of-links": (
-            _then(_external(location="l.data"), lambda folder: os.symlink("l.data", folder / "l.data")),
+            in_turn(
+                external_model(location="l.data"), lambda folder: os.symlink("l.data", folder / "l.data")
+            ),
             "m.onnx",
         ),
         "hard-link": (
-            _then(_external(), lambda folder: os.link(folder / "m.data", folder / "n.data")),
+            in_turn(external_model(), lambda folder: os.link(folder / "m.data", folder / "n.data")),
             "hard links",
         ),
-        "fifo": (_then(_external(location="f"), lambda folder: os.mkfifo(folder / "f")), "is missing"),
-        "device": (_external(location="/dev/zero"), outside),
-        "negative-offset": (_external(offset=-4), "is cut off"),
-        "offset-beyond": (_external(offset=10**15), "is cut off"),
-        "offset-text": (_external(offset="four"), "unreadable attributes"),
-        "negative-length": (_external(length=-4), "is cut off"),
-        "length-beyond": (_external(length=10**15), "is cut off"),
-        "length-text": (_external(length="all"), "unreadable attributes"),
-        "length-of-another-shape": (_external(length=16), "its type and shape take"),
+        "fifo": (in_turn(external_model(location="f"), lambda folder: os.mkfifo(folder / "f")), "is missing"),
+        "device": (external_model(location="/dev/zero"), outside),
+        "negative-offset": (external_model(offset=-4), "is cut off"),
+        "offset-beyond": (external_model(offset=10**15), "is cut off"),
+        "offset-text": (external_model(offset="four"), "unreadable attributes"),
+        "negative-length": (external_model(length=-4), "is cut off"),
+        "length-beyond": (external_model(length=10**15), "is cut off"),
+        "length-text": (external_model(length="all"), "unreadable attributes"),
+        "length-of-another-shape": (external_model(length=16), "its type and shape take"),
         "unknown-type": (
-            _then(_external(), lambda folder: _rewrite(folder, "graph.initializer.0.data_type", 999)),
+            in_turn(external_model(), lambda folder: _rewrite(folder, "graph.initializer.0.data_type", 999)),
             "unreadable attributes",
         ),
     }

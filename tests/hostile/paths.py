@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 import onnxlr
 from tests.builders import conv_model, gemm_model, weight
-from tests.hostile.cases import Case, good_model
+from tests.hostile.cases import Case, external_model, good_model, in_turn
 
 __all__ = ["PATHS"]
 
@@ -136,26 +136,8 @@ def _data(folder: Path) -> None:
     np.savez(folder / "d.npz", x=np.zeros((4, 16, 9, 7), np.float32))
 
 
-def _external(folder: Path) -> None:
-    onnx.save(
-        good_model(), folder / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0
-    )
-
-
-def _folder(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).mkdir()
-
-
 def _plan(folder: Path) -> None:
     onnxlr.write_plan(onnxlr.plan(good_model(), energy=0.5, align=4, gate="none"), folder / "p.json")
-
-
-def _first(*steps: Callable[[Path], object]) -> Callable[[Path], None]:
-    def take(folder: Path) -> None:
-        for step in steps:
-            step(folder)
-
-    return take
 
 
 SWEEP = ("sweep", "m.onnx", "--points", "1", "--align", "1", "--gate", "none", "--latency-seconds", "0")
@@ -166,17 +148,20 @@ def _forbidden() -> Iterator[Case]:
     reading: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         "model": (_forbid("m.onnx"), ("inspect", "m.onnx")),
         "model-to-optimize": (_forbid("m.onnx"), ("optimize", "m.onnx")),
-        "external-data": (_first(_external, _forbid("m.data")), ("optimize", "m.onnx")),
-        "plan": (_first(_plan, _forbid("p.json")), ("apply", "m.onnx", "p.json")),
-        "inputs": (_first(_data, _forbid("d.npz")), ("validate", "m.onnx", "m.onnx", "--inputs", "d.npz")),
-        "calibration": (_first(_data, _forbid("d.npz")), ("optimize", "m.onnx", "--calibration", "d.npz")),
-        "folder-of-data": (_first(_folder("d"), _forbid("d")), ("optimize", "m.onnx", "--calibration", "d")),
-        "curve": (_first(_folder("cv"), _forbid("cv")), ("optimize", "m.onnx", "--curve", "cv")),
+        "external-data": (in_turn(external_model(), _forbid("m.data")), ("optimize", "m.onnx")),
+        "plan": (in_turn(_plan, _forbid("p.json")), ("apply", "m.onnx", "p.json")),
+        "inputs": (in_turn(_data, _forbid("d.npz")), ("validate", "m.onnx", "m.onnx", "--inputs", "d.npz")),
+        "calibration": (in_turn(_data, _forbid("d.npz")), ("optimize", "m.onnx", "--calibration", "d.npz")),
+        "folder-of-data": (
+            in_turn(_make("d", "folder"), _forbid("d")),
+            ("optimize", "m.onnx", "--calibration", "d"),
+        ),
+        "curve": (in_turn(_make("cv", "folder"), _forbid("cv")), ("optimize", "m.onnx", "--curve", "cv")),
     }
     for name, (make, command) in reading.items():
         says = "cannot be read" if name == "curve" else "ermission denied"
         yield Case(f"unreadable-{name}", make, command, 3, says, unprivileged=True)
-    shut = _first(_folder("shut"), lambda folder: (folder / "shut").chmod(0o555))
+    shut = in_turn(_make("shut", "folder"), lambda folder: (folder / "shut").chmod(0o555))
     writing = {
         "model": ("optimize", "m.onnx", "-o", "shut/o.onnx"),
         "report": ("optimize", "m.onnx", "--report", "shut/r.json"),
@@ -194,7 +179,7 @@ def _full() -> Iterator[Case]:
     writing: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         "model": (_nothing, ("optimize", "m.onnx")),
         "external-data": (_nothing, ("optimize", "m.onnx", "--external-data", "always")),
-        "external-data-of-both": (_external, ("optimize", "m.onnx")),
+        "external-data-of-both": (external_model(), ("optimize", "m.onnx")),
         "report": (_nothing, ("optimize", "m.onnx", "--report", "r.html")),
         "applied": (_plan, ("apply", "m.onnx", "p.json")),
         "plan": (_nothing, ("plan", "m.onnx", "--energy", "0.5", "--align", "4", "-o", "p.json")),
